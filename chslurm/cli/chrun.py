@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`chrun`, also called `vcluster`: the launcher. Names and help of its options; what they mean is in `request.py`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Unpack
+
+import click
+
+from chslurm import __version__
+from chslurm.cli.entry import run_command
+from chslurm.errors import UsageError
+
+if TYPE_CHECKING:
+    from chslurm.request import RawOptions, Request
+
+_EPILOG = """\b
+Exit status: that of the job (guest 0's; if that is 0, the largest of the others), or
+   64  bad options or input; nothing was started
+   70  the machinery failed, or a guest was lost
+  124  time limit
+  130  interrupted
+  143  cancelled
+A job may end with the same numbers: run/summary.json in the job directory names the cause.
+"""
+
+
+@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("image", metavar="IMAGE")
+@click.argument("arguments", metavar="[-- ARGUMENTS...]", nargs=-1)
+@click.option("-n", "guests", metavar="N", help="Guests in all. Default: one for each node; 2 on a workstation.")
+@click.option("--job", metavar="FILE", help="Script that every guest runs, as /ch/meta/jobscript.")
+@click.option(
+    "-i", "--interactive", is_flag=True, help="Boot and run nothing; ends with guest 0. Default without --job."
+)
+@click.option(
+    "-d", "--dir", metavar="DIR", multiple=True, help="Show DIR to guests as /ch/data1, the next as /ch/data2..."
+)
+@click.option(
+    "--jobdir", metavar="NAME", help="Job directory; one that this tool made is used again. Default: a new one."
+)
+@click.option("--jobbase", metavar="DIR", help="Where job directories are made. Default: the current directory.")
+@click.option("--jobname", metavar="NAME", help="New job directories are NAME.YYYYMMDD_HHMMSS. Default: charlie.")
+@click.option("--cores", metavar="N", help="Cores of each guest, on a workstation. Default: 2.")
+@click.option("--ram", metavar="SIZE", help="RAM of each guest, on a workstation: 512M, 4G... Default: 2G.")
+@click.option("--my-size", is_flag=True, help="Use --cores and --ram in a SLURM job, too, to take less than it gives.")
+@click.option("--tmp-size", metavar="SIZE", help="Size of /ch/tmp and swap, sparse. Default: 4G.")
+@click.option("--tmp-dir", metavar="DIR", help="Where the disk of /ch/tmp lies on each node.")
+@click.option("--time-limit", metavar="TIME", help="End the cluster after MINUTES, H:MM:SS or D-HH:MM:SS.")
+@click.option("--boot-timeout", metavar="SECONDS", help="Give up when a guest is not ready after so long.")
+@click.option(
+    "--accel", metavar="WHAT", default="auto", help="auto, kvm or tcg (emulation). Default: KVM where it works."
+)
+@click.option(
+    "--nosync", is_flag=True, help="Start the job on each guest at once, without waiting for the others to boot."
+)
+@click.option("--cleanup", is_flag=True, help="Delete the guests' overlay disks in the end, too.")
+@click.option("--dry-run", is_flag=True, help="Print the plan as JSON and end.")
+@click.option("--explain", is_flag=True, help="Print every command and network step of the plan and end.")
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def chrun(**options: Unpack[RawOptions]) -> int:
+    """Boot a virtual cluster of IMAGE, run a job on it, and shut it down.
+
+    Inside a SLURM job its guests run on the job's nodes and share out its cores and memory; otherwise they all run on
+    this machine. The same command works in both.
+    """
+    from chslurm.request import make_request
+
+    request = make_request(options, _current_directory())
+    if request.dry_run or request.explain:
+        return _print_plan(request)
+
+    from chslurm.cli.progress import start_progress
+    from chslurm.cluster import run_cluster
+
+    with start_progress() as progress:
+        return run_cluster(request, progress)
+
+
+def _print_plan(request: Request) -> int:
+    from chslurm.host.place import prepare_plan
+
+    plan = prepare_plan(request)
+    if request.dry_run:
+        from chslurm.plan import plan_to_json
+
+        click.echo(plan_to_json(plan), nl=False)
+    else:
+        from chslurm.explain import render_explanation
+
+        click.echo(render_explanation(plan))
+    return 0
+
+
+def _current_directory() -> PurePath:
+    try:
+        return PurePath(os.getcwd())
+    except OSError as error:
+        raise UsageError(f"current directory: {error.strerror}", hint="cd to one that exists") from error
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(run_command(chrun, PurePath(sys.argv[0]).name))

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place where errors become a line on standard error and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from chslurm.errors import ChslurmError, ExitCode
+
+DEBUG_VARIABLE = "CHSLURM_DEBUG"
+"""Set it to see where an unexpected error came from."""
+
+
+def run_command(command: click.Command, name: str) -> int:
+    """Run a command with our arguments and return its exit status; nothing is raised."""
+    try:
+        status = command.main(prog_name=name, standalone_mode=False)
+        return status if isinstance(status, int) else ExitCode.OK
+    except click.ClickException as error:
+        hint = f"; see {name} --help" if isinstance(error, click.UsageError) else ""
+        return _tell(name, _one_line(error.format_message()).rstrip(".") + hint, ExitCode.USAGE)
+    except ChslurmError as error:
+        return _tell(name, str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _tell(name, "interrupted", ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # whoever reads our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.MACHINERY
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            traceback.print_exc()
+        what = _one_line(f"{type(error).__name__}: {error}")
+        return _tell(
+            name, f"unexpected error, please report it: {what}; {DEBUG_VARIABLE}=1 shows more", ExitCode.MACHINERY
+        )
+
+
+def _tell(name: str, text: str, status: ExitCode) -> ExitCode:
+    click.echo(f"{name}: {text}", err=True)
+    return status
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The story of a plan, told and not done: every command and every network step, host by host."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+from chslurm.guest import Kernel, Offer, make_machine, make_qemu_argv
+from chslurm.host.disks import locate_guest_disks
+from chslurm.host.step import make_step_argv
+from chslurm.network import (
+    DEFAULT_MTU,
+    HostNetwork,
+    Peer,
+    Step,
+    make_host_network,
+    make_outside_steps,
+    make_tunnel_steps,
+    render_network,
+)
+from chslurm.plan import Mode, Plan
+from chslurm.planner import render_plan
+
+
+def render_explanation(plan: Plan) -> str:
+    """Return the text of `--explain`. What is found out only later, like a port, stands in capitals or as -1."""
+    step = shlex.join(make_step_argv(plan, "DIGEST", os.environ))
+    parts = [render_plan(plan), f"the step, one task on each host:\n    {step}\n"]
+    offer = Offer(plan.accelerator, "FIRMWARE", Kernel(-1, -1, "COMMAND-LINE-OF-THE-IMAGE"))
+    for host in plan.hosts:
+        network = make_host_network(host.number, host.guest_ct, plan.mode, len(plan.hosts))
+        parts.append(render_network(network, _later_steps(plan, network)))
+        for guest in plan.guests_of(host):
+            disks = locate_guest_disks(plan, guest)
+            machine = make_machine(plan, guest, offer, disks.root, disks.temporary, tap_fd=-1)
+            parts.append(f"guest {guest.id} on {host.name}:\n    {shlex.join(make_qemu_argv(machine))}\n")
+    return "\n".join(parts)
+
+
+def _later_steps(plan: Plan, network: HostNetwork) -> tuple[Step, ...]:
+    if plan.mode is Mode.WORKSTATION:
+        return make_outside_steps()
+    if not network.has_uplink:
+        return ()
+    peers = [Peer(host.number, f"ADDRESS-OF-{host.name}", -1) for host in plan.hosts]
+    return make_tunnel_steps(network, peers, plan.vni, DEFAULT_MTU)

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rootless network of one host: started, joined to the outside or to other hosts, watched, and gone with us.
+
+    with start_fabric(network, log_dir) as fabric:      before the event loop; bridge and TAPs only, so that it is fast
+        ...start QEMU with fabric.taps...; fabric.close_taps()
+        fabric.join_outside()                           workstation, in the event loop, while guests boot
+        fabric.open_tunnel(peers, vni, path_mtu, port)  cluster of several hosts, likewise
+        loop.add_reader(fabric, ...)                    readable: the holder or pasta has died; check() says which
+
+On disk there are only log files. Any one of node process, holder and pasta may be killed: the others end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from chslurm.errors import ChslurmError
+from chslurm.host.nameserver import NameRelay, read_resolvers
+from chslurm.host.netholder import Holder, start_holder
+from chslurm.host.pasta import Joiner, find_interface, start_outside, start_outside_slirp, start_tunnel_carrier
+from chslurm.network import HostNetwork, Peer, Place, make_outside_steps, make_tunnel_steps
+
+_LINK_TIMEOUT_S = 5.0
+
+
+class Fabric:
+    """The running network of one host; made by `start_fabric`."""
+
+    def __init__(self, network: HostNetwork, holder: Holder, taps: Sequence[int], log_dir: Path) -> None:
+        self.network = network
+        self.taps = tuple(taps)  # in slot order, ours until close_taps
+        self._holder = holder
+        self._log_dir = log_dir
+        self._joiner: Joiner | None = None
+        self._relay: NameRelay | None = None
+        self._watch = select.epoll()
+        self._watch.register(holder, select.EPOLLIN)
+
+    @property
+    def holder_pid(self) -> int:
+        """For `nsenter --target PID --user --preserve-credentials --net`: a process in the guests' network."""
+        return self._holder.pid
+
+    def fileno(self) -> int:
+        """Readable when something this network needs has died."""
+        return self._watch.fileno()
+
+    def check(self) -> None:
+        """Raise ChslurmError naming the process that has died and its log."""
+        self._holder.check()
+        if self._joiner:
+            self._joiner.check()
+
+    def log(self, helper: str) -> Path:
+        """Where a network helper of this host writes."""
+        return self._log_dir / f"net_{self.network.host}_{helper}.out"
+
+    def close_taps(self) -> None:
+        """Close our TAP descriptors, once QEMU has inherited them: a TAP lives as long as its last descriptor."""
+        for tap in self.taps:
+            os.close(tap)
+        self.taps = ()
+
+    def join_outside(self) -> str:
+        """Let guests reach the outside and names; return how. Call in the event loop, which relays the names."""
+        assert self.network.nameserver
+        how = self._start_outside()
+        self._holder.apply(make_outside_steps())
+        resolvers = read_resolvers()
+        self._relay = NameRelay(*self._holder.listen(str(self.network.nameserver), 53), resolvers)
+        return f"{how}; names from {', '.join(resolvers)}"
+
+    def open_tunnel(self, peers: Sequence[Peer], vni: int, path_mtu: int, reserved: socket.socket) -> None:
+        """Join the other hosts. `peers` names all hosts, this one too; `reserved` holds our UDP port, and is closed.
+
+        Raises ChslurmError when pasta or the kernel refuses.
+        """
+        own = next(peer for peer in peers if peer.host_number == self.network.host)
+        uplink = self._holder.uplink_path
+        carrier = start_tunnel_carrier(self._holder.pid, uplink, own.address, own.udp_port, self.log("pasta"))
+        self._adopt(carrier, Place.UPLINK)
+        reserved.close()  # pasta has it now: both set SO_REUSEADDR, so that nobody can take it in between
+        self._holder.apply(make_tunnel_steps(self.network, peers, vni, path_mtu))
+
+    def close(self) -> None:
+        """End everything; nothing of the network is left but what QEMU still has open."""
+        if self._relay:
+            self._relay.close()
+        self._watch.close()
+        self.close_taps()
+        if self._joiner:
+            self._joiner.end()
+        self._holder.end()
+
+    def _start_outside(self) -> str:
+        pid, log = self._holder.pid, self.log("pasta")
+        reason = "pasta is not installed"
+        if shutil.which("pasta"):
+            interface = find_interface()
+            try:
+                self._adopt(start_outside(pid, interface, log), Place.GUESTS)
+            except ChslurmError as error:
+                reason = str(error)
+            else:
+                return f"outside by pasta over {interface}"
+        if not shutil.which("slirp4netns"):
+            raise ChslurmError(
+                f"can't join guests to the outside: {reason}", hint="install pasta (package passt) or slirp4netns"
+            )
+        self._adopt(start_outside_slirp(pid, self.log("slirp4netns")), Place.GUESTS)
+        return f"outside by slirp4netns, because {reason}"
+
+    def _adopt(self, joiner: Joiner, place: Place) -> None:
+        """Wait until the helper has made its link, then watch it and let the holder guard it."""
+        try:
+            self._holder.guard(joiner.process.pid)
+            deadline = time.monotonic() + _LINK_TIMEOUT_S
+            while not self._holder.has_link(place, "up0"):
+                joiner.check()
+                if time.monotonic() > deadline:
+                    raise ChslurmError(f"{joiner.name} made no link in {_LINK_TIMEOUT_S:g} s", hint=f"see {joiner.log}")
+                time.sleep(0.003)
+        except BaseException:
+            joiner.end()
+            raise
+        self._joiner = joiner
+        self._watch.register(joiner.pidfd, select.EPOLLIN)
+
+
+@contextlib.contextmanager
+def start_fabric(network: HostNetwork, log_dir: Path) -> Iterator[Fabric]:
+    """Make namespaces, bridge, filters and TAPs; end them, and whatever joined them to others, on leaving.
+
+    Call from the main thread, before any other thread or an event loop exists. Raises ChslurmError.
+    """
+    holder, taps = start_holder(network, log_dir / f"net_{network.host}_holder.out")
+    fabric = Fabric(network, holder, taps, log_dir)
+    try:
+        yield fabric
+    finally:
+        fabric.close()
+
+
+def reserve_tunnel_port() -> socket.socket:
+    """Return a UDP socket that keeps a free port of this host until pasta has it, and with which to probe the path."""
+    while True:
+        reserved = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        reserved.bind(("0.0.0.0", 0))  # without SO_REUSEADDR, so that the port is nobody's
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # from here pasta, which sets it too, can join
+        if reserved.getsockname()[1] < 65535:  # VXLAN needs a range of two source ports to use the first
+            return reserved
+        reserved.close()
+
+
+def own_address(toward: str) -> str:
+    """Return the address this host uses toward another (nothing is sent). Raises ChslurmError without a route."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((toward, 9))
+        except OSError as error:
+            raise ChslurmError(
+                f"can't reach {toward}: {error.strerror}", hint="all hosts need IPv4 between them"
+            ) from error
+        return str(probe.getsockname()[0])

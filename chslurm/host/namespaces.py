@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A user namespace with one or two network namespaces, and what the process inside can do there.
+
+Only for the holder (see `netholder`): entering cannot be undone, the process gives up the host's network for good.
+`ip`, `bridge` and `nft` do the work in batches: one start of a few milliseconds for thousands of lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from chslurm.errors import ChslurmError
+from chslurm.host.pasta import ADMIN_PATH
+from chslurm.host.process import run
+from chslurm.network import GUESTS_NETNS, Place, Step, Tool
+
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
+_CAP_NET_ADMIN = 12
+_CAPABILITY_VERSION_3 = 0x20080522
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
+_TUNSETIFF = 0x400454CA
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+_TUN = "/dev/net/tun"
+_ARGV = {
+    Tool.IP: ("ip", "-batch", "-"),
+    Tool.BRIDGE: ("bridge", "-batch", "-"),
+    Tool.NFT: ("nft", "-f", "-"),
+}
+_USERNS_HINT = (
+    "unprivileged user namespaces must be allowed: user.max_user_namespaces > 0,"
+    " kernel.unprivileged_userns_clone = 1, kernel.apparmor_restrict_unprivileged_userns = 0 where these exist"
+)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Namespaces:
+    """The namespaces of this process. It is in the guests' one, but for moments in the uplink."""
+
+    def __init__(self, *, uplink: bool) -> None:
+        """Make and enter them: uid and gid stay what they are. Raises ChslurmError when the host does not allow it."""
+        uid, gid = os.getuid(), os.getgid()
+        _check_zero(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET), "make a user and network namespace", _USERNS_HINT)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        self.fds: dict[Place, int] = {}
+        if uplink:
+            self.fds[Place.UPLINK] = os.open("/proc/self/ns/net", os.O_RDONLY)
+            _check_zero(_libc.unshare(_CLONE_NEWNET), "make a network namespace", _USERNS_HINT)
+        self.fds[Place.GUESTS] = os.open("/proc/self/ns/net", os.O_RDONLY)
+        _let_children_administer()
+
+    def apply(self, step: Step) -> None:
+        """Do one step and log it on stderr. Raises ChslurmError with the words of the tool that refused."""
+        print(f"{step.place} {step.tool}:\n{step.text}", file=sys.stderr, flush=True)
+        with self._inside(step.place):
+            if step.tool is Tool.SYSCTL:
+                _write_sysctls(step.text)
+            else:
+                guests = self.fds[Place.GUESTS]
+                text = step.text.replace(GUESTS_NETNS, f"/proc/self/fd/{guests}")
+                run(_ARGV[step.tool], input_text=text, env=ADMIN_PATH, pass_fds=[guests])
+
+    def has_link(self, place: Place, name: str) -> bool:
+        """Tell whether there is a link of this name."""
+        with self._inside(place):
+            return name in (link for _, link in socket.if_nameindex())
+
+    @contextlib.contextmanager
+    def _inside(self, place: Place) -> Iterator[None]:
+        _check_zero(_libc.setns(self.fds[place], _CLONE_NEWNET), "enter a network namespace")
+        try:
+            yield
+        finally:
+            _check_zero(_libc.setns(self.fds[Place.GUESTS], _CLONE_NEWNET), "enter a network namespace")
+
+
+def open_tap(name: str) -> int:
+    """Make a TAP as QEMU wants it, where we are, and return its descriptor: the device lives as long as that."""
+    try:
+        fd = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR))
+    except OSError as error:
+        hint = "the site must load `tun` and give it mode 0666, as udev does"
+        raise ChslurmError(f"can't make a TAP device with {_TUN}: {error.strerror}", hint=hint) from error
+    return fd
+
+
+def open_listeners(address: str, port: int) -> list[int]:
+    """Return descriptors of a UDP and a listening TCP socket, where we are."""
+    fds = []
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        listener = socket.socket(socket.AF_INET, kind)
+        listener.bind((address, port))
+        if kind is socket.SOCK_STREAM:
+            listener.listen(64)
+        fds.append(listener.detach())
+    return fds
+
+
+def _let_children_administer() -> None:
+    """Hand CAP_NET_ADMIN over exec: uid is not 0 in our namespace, so `ip` and `nft` would have no rights there."""
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    sets = ctypes.create_string_buffer(24)
+    _check_zero(_libc.capget(header, sets), "read capabilities")
+    effective, permitted, _, *rest = struct.unpack("6I", sets.raw)
+    inheritable = 1 << _CAP_NET_ADMIN
+    _check_zero(_libc.capset(header, struct.pack("6I", effective, permitted, inheritable, *rest)), "set capabilities")
+    raised = _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_NET_ADMIN, 0, 0)
+    _check_zero(raised, "administer a network namespace of our own", _USERNS_HINT)
+
+
+def _write_sysctls(text: str) -> None:
+    for line in text.splitlines():
+        key, _, value = line.partition(" = ")
+        path = Path("/proc/sys") / key.replace(".", "/")
+        if path.exists():  # no IPv6, or no bridge filter, in this kernel: nothing to switch off
+            path.write_text(value)
+
+
+def _check_zero(result: int, what: str, hint: str = "") -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise ChslurmError(f"can't {what}: {os.strerror(code)} ({errno.errorcode.get(code, code)})", hint=hint)

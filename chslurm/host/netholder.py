@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The holder: a forked child that owns the network namespaces of one host and works inside them.
+
+    node process ──socket pair──> holder          user namespace of its own, uid and gid unchanged
+                                    ├─ uplink     network namespace, only for a tunnel
+                                    └─ guests     network namespace the holder stays in
+
+Requests and answers are JSON lines. When the socket ends, however the node process ended, the holder kills the helper
+it was told to guard (pasta outlives its parent: its change of credentials clears the parent-death signal) and exits,
+and with it the namespaces go. It ignores TERM, INT and HUP, which SLURM and terminals send to everyone: only the socket
+counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from chslurm.errors import ChslurmError
+from chslurm.host.namespaces import Namespaces, open_listeners, open_tap
+from chslurm.network import HostNetwork, Place, Step, Tool
+
+Answer = tuple[dict[str, Any], list[int]]
+"""What an answer says, and the descriptors that travel with it."""
+
+_MAX_FDS = 253  # the kernel's SCM_MAX_FD, and also the most guests a host has
+_END_TIMEOUT_S = 2.0
+
+
+@dataclass(slots=True)
+class Holder:
+    """The node process's side: asks the holder to do things and gets back descriptors."""
+
+    pid: int
+    log: Path
+    _socket: socket.socket
+    uplink_path: str = ""  # of the uplink namespace, for pasta; empty when there is none
+
+    def fileno(self) -> int:
+        """Readable, outside of a request, means: the holder is dead."""
+        return self._socket.fileno()
+
+    def check(self) -> None:
+        """Raise ChslurmError when the holder is dead. Not its exit status tells, which comes a little later."""
+        with contextlib.suppress(BlockingIOError):
+            if not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                raise self._gone()
+
+    def apply(self, steps: Sequence[Step]) -> None:
+        """Do `steps` in order. Raises ChslurmError with the words of the tool that refused."""
+        self._ask("apply", steps=[(step.place, step.tool, step.text) for step in steps])
+
+    def has_link(self, place: Place, name: str) -> bool:
+        """Tell whether the namespace has a link of this name."""
+        return bool(self._ask("has_link", place=place, name=name)[0]["found"])
+
+    def guard(self, pid: int) -> None:
+        """Make the holder kill our child `pid` when we are gone."""
+        self._ask("guard", pid=pid)
+
+    def listen(self, address: str, port: int) -> tuple[socket.socket, socket.socket]:
+        """Return a UDP and a listening TCP socket of the guests' namespace."""
+        _, (udp, tcp) = self._ask("listen", address=address, port=port)
+        return socket.socket(fileno=udp), socket.socket(fileno=tcp)
+
+    def read_answer(self) -> Answer:
+        """Return the next answer. Raises ChslurmError when it tells of a failure, or the holder is gone."""
+        data, fds = b"", list[int]()
+        while not data.endswith(b"\n"):
+            part, more, _, _ = socket.recv_fds(self._socket, 65536, _MAX_FDS)
+            data += part
+            fds += more
+            if not part:
+                raise self._gone()
+        answer = json.loads(data)
+        if "error" in answer:
+            raise ChslurmError(answer["error"], hint=answer["hint"])
+        return answer, fds
+
+    def end(self) -> None:
+        """Let the holder exit and wait for it; its namespaces end with it."""
+        self._socket.close()
+        deadline = time.monotonic() + _END_TIMEOUT_S
+        while not os.waitpid(self.pid, os.WNOHANG)[0]:
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+            time.sleep(0.002)
+
+    def _ask(self, what: str, **arguments: Any) -> Answer:
+        try:
+            self._socket.sendall(json.dumps({"do": what, **arguments}).encode() + b"\n")
+        except OSError as error:
+            raise self._gone() from error
+        return self.read_answer()
+
+    def _gone(self) -> ChslurmError:
+        return ChslurmError(f"the network holder (process {self.pid}) has died", hint=f"see {self.log}")
+
+
+def start_holder(network: HostNetwork, log: Path) -> tuple[Holder, list[int]]:
+    """Fork the holder, let it make namespaces, filters, bridge and TAPs, and return it with the TAP descriptors.
+
+    Call before any thread or event loop exists. Raises ChslurmError when the host does not allow it.
+    """
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        _be_holder(network, theirs, log)
+    theirs.close()
+    holder = Holder(pid, log, ours)
+    try:
+        answer, taps = holder.read_answer()
+    except BaseException:
+        holder.end()
+        raise
+    holder.uplink_path = answer["uplink_path"]
+    return holder, taps
+
+
+def _be_holder(network: HostNetwork, node: socket.socket, log: Path) -> NoReturn:
+    """Never return into the code that forked us, whatever happens."""
+    servant = _Servant(network)
+    try:
+        _detach(node, log)
+        servant.serve(node)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        servant.kill_guarded()
+        os._exit(0)
+
+
+def _detach(node: socket.socket, log: Path) -> None:
+    """Keep nothing of the node process: terminal, signals, or pipes, whose readers would wait for our end too."""
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    os.closerange(3, node.fileno())
+    os.closerange(node.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+class _Servant:
+    """The holder's side."""
+
+    def __init__(self, network: HostNetwork) -> None:
+        self._network = network
+        self._namespaces: Namespaces
+        self._guarded: int | None = None  # descriptor of a process; its number could become another's
+
+    def serve(self, node: socket.socket) -> None:
+        """Begin, then answer requests until the node process closes the socket."""
+        _reply(node, self._begin)
+        with node.makefile("rb") as requests:
+            for line in requests:
+                _reply(node, partial(self._answer, json.loads(line)))
+
+    def kill_guarded(self) -> None:
+        if self._guarded is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._guarded, signal.SIGKILL)
+
+    def _begin(self) -> Answer:
+        self._namespaces = Namespaces(uplink=self._network.has_uplink)
+        taps = [open_tap(guest.tap) for guest in self._network.guests]
+        for step in self._network.steps:
+            self._namespaces.apply(step)
+        uplink = self._namespaces.fds.get(Place.UPLINK)
+        return {"uplink_path": f"/proc/{os.getpid()}/fd/{uplink}" if uplink else ""}, taps
+
+    def _answer(self, request: dict[str, Any]) -> Answer:
+        match request:
+            case {"do": "apply", "steps": steps}:
+                for place, tool, text in steps:
+                    self._namespaces.apply(Step(Place(place), Tool(tool), text))
+            case {"do": "has_link", "place": place, "name": name}:
+                return {"found": self._namespaces.has_link(Place(place), name)}, []
+            case {"do": "guard", "pid": pid}:
+                self._guarded = os.pidfd_open(pid)
+            case {"do": "listen", "address": address, "port": port}:
+                return {}, open_listeners(address, port)
+        return {}, []
+
+
+def _reply(node: socket.socket, work: Callable[[], Answer]) -> None:
+    """Do `work` and send what came of it. Descriptors are the node process's from then on."""
+    fds: list[int] = []
+    try:
+        answer, fds = work()
+    except ChslurmError as error:
+        answer = {"error": error.message, "hint": error.hint}
+    except OSError as error:
+        answer = {"error": f"can't set up the network: {error}", "hint": ""}
+    data = json.dumps(answer).encode() + b"\n"
+    sent = socket.send_fds(node, [data], fds) if fds else 0
+    node.sendall(data[sent:])
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program that joins a namespace to the host's network without root: pasta, or slirp4netns in its place.
+
+pasta is told everything (interface, address, gateway), because it refuses to start when it has to guess and the host
+has no default route. It only makes the link up0; address and route come from our own steps, the same for every version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chslurm.errors import ChslurmError
+from chslurm.host.process import describe_exit, run, spawn
+from chslurm.network import UPLINK_GATEWAY, UPLINK_IP
+
+ADMIN_PATH = {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin"}
+"""Ordinary users often have no sbin on PATH, and `ip` and `nft` are there."""
+
+_KEEP = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+@dataclass(frozen=True, slots=True)
+class Joiner:
+    """A running helper between a namespace and the host's network."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    pidfd: int  # readable when it has ended
+    log: Path
+
+    def check(self) -> None:
+        """Raise ChslurmError when it has ended."""
+        status = self.process.poll()
+        if status is not None:
+            last = self.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+            raise ChslurmError(f"{self.name} has ended: {describe_exit(status)}: {last[0]}", hint=f"see {self.log}")
+
+    def end(self) -> None:
+        """Kill it: it has nothing to save."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self.pidfd)
+
+
+def start_tunnel_carrier(holder_pid: int, netns: str, address: str, port: int, log: Path) -> Joiner:
+    """Start a pasta that carries UDP between `port` of this host and `netns`, and nothing else."""
+    only = ["--no-tcp", "--no-icmp", "-u", str(port)]
+    return _start_pasta(holder_pid, netns, find_interface(address), address, only, log)
+
+
+def start_outside(holder_pid: int, interface: str, log: Path) -> Joiner:
+    """Start a pasta through which TCP, UDP and echo go out, and nothing comes in. It has no DNS: see `nameserver`."""
+    netns = f"/proc/{holder_pid}/ns/net"
+    return _start_pasta(holder_pid, netns, interface, UPLINK_IP, ["-u", "none"], log)
+
+
+def start_outside_slirp(holder_pid: int, log: Path) -> Joiner:
+    """Start slirp4netns to the same end: slower, but it asks nothing about the host's interfaces."""
+    argv = ["slirp4netns", "--disable-host-loopback", "--disable-dns", "--mtu=1500", "--cidr=172.22.255.0/24"]
+    return _start("slirp4netns", [*argv, str(holder_pid), "up0"], log)
+
+
+def find_interface(address: str = "") -> str:
+    """Return the interface that has `address`; without one, that of the default route, else any that is up, else lo."""
+    if address:
+        questions = [["address", "show", "to", f"{address}/32"]]
+    else:
+        questions = [["route", "show", "default"], ["address", "show", "up", "scope", "global"]]
+    for question in questions:
+        answers = json.loads(run(["ip", "-json", "-4", *question], env=ADMIN_PATH).stdout or "[]")
+        names = [str(answer.get("dev") or answer.get("ifname")) for answer in answers if answer]
+        if names:
+            return names[0]
+    if address:
+        raise ChslurmError(f"can't find the network interface with address {address} on this host")
+    return "lo"
+
+
+def _start_pasta(
+    holder_pid: int, netns: str, interface: str, address: str, options: Sequence[str], log: Path
+) -> Joiner:
+    argv = [
+        *("pasta", "--foreground", "--quiet", "--ipv4-only", "--ns-ifname", "up0"),
+        *("--userns", f"/proc/{holder_pid}/ns/user", "--netns", netns),
+        # what it would look up on the host, and fail without a default route
+        *("--interface", interface, "--address", address, "--netmask", "32", "--gateway", UPLINK_GATEWAY),
+        # else its gateway address would be the host's loopback
+        "--no-map-gw",
+        # nothing that configures whoever asks, no port but the one named in `options`
+        *("--no-dhcp", "--no-dhcpv6", "--no-ndp", "--no-ra"),
+        *("--tcp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"),
+        *options,
+    ]
+    return _start("pasta", argv, log)
+
+
+def _start(name: str, argv: Sequence[str], log: Path) -> Joiner:
+    with log.open("ab") as output, _signals_blocked():
+        process = spawn(argv, stdout=output, stderr=output)
+    return Joiner(name, process, os.pidfd_open(process.pid), log)
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """What starts here never sees TERM, INT or HUP: SLURM sends them to all, and guests need the network to the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _KEEP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

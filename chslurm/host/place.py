@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Look around and decide: everything a cluster needs is looked at here, and nothing is started or made.
+
+What the user named wrongly ends as one UsageError; after `prepare_plan` all input is known to be good.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path, PurePath
+
+import chslurm
+from chslurm.allocation import Allocation, is_allocation
+from chslurm.chain import HEADER_BYTES, MAX_LAYERS, check_layer, find_image_format
+from chslurm.errors import UsageError
+from chslurm.host import slurm, workstation
+from chslurm.host.files import check_job_dir
+from chslurm.host.process import run
+from chslurm.plan import Group, Image, Mode, Plan, User
+from chslurm.planner import Facts, find_file_system, make_plan
+from chslurm.request import Request
+from chslurm.units import quote
+
+_FIRST_USER_GID = 500
+"""Below are system groups; they mean something else in the guest and are not imported."""
+
+
+def prepare_plan(request: Request, environment: Mapping[str, str] = os.environ) -> Plan:
+    """Return the plan for this request on this machine, in this job. Raises UsageError."""
+    user = read_user()
+    allocation = read_allocation(environment)
+    _check_job_script(request.job_script)
+    for directory in request.directories:
+        _check_directory(directory, "--dir", os.R_OK | os.X_OK)
+    if request.tmp_dir is not None and allocation.mode is Mode.WORKSTATION:  # else each node's own is meant
+        _check_directory(request.tmp_dir, "--tmp-dir", os.W_OK | os.X_OK)
+    job_dir = request.job_dir or request.job_base / "new"
+    check_job_dir(Path(job_dir))
+    facts = Facts(
+        image=read_image(request.image),
+        user=user,
+        environment=environment,
+        file_system=_read_file_system(Path(job_dir)),
+        node_dir=_node_dir(environment),
+        now=datetime.now().astimezone(),
+        version=chslurm.__version__,
+        cluster_id=secrets.token_hex(8),
+        vni=1 + secrets.randbelow((1 << 24) - 1),
+        warnings=tuple(_find_risks(request, job_dir)),
+    )
+    return make_plan(request, allocation, facts)
+
+
+def read_allocation(environment: Mapping[str, str] = os.environ) -> Allocation:
+    """Return what SLURM gave us, or this machine. Raises UsageError."""
+    return slurm.read_allocation(environment) if is_allocation(environment) else workstation.read_allocation()
+
+
+def read_user() -> User:
+    """Return the invoking user with all groups that are not the system's. Raises UsageError for root."""
+    uid, gid = os.getuid(), os.getgid()
+    if 0 in (uid, os.geteuid()):
+        raise UsageError("can't run as root: a cluster belongs to an ordinary user", hint="run it as yourself")
+    gids = {gid, *os.getgroups()}
+    groups = tuple(Group(_group_name(number), number) for number in sorted(gids) if number >= _FIRST_USER_GID)
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:  # no directory service answers: the number is enough
+        name = str(uid)
+    return User(name, uid, gid, groups)
+
+
+def _node_dir(environment: Mapping[str, str]) -> str:
+    """Return the folder for temporary files, which every node is to have."""
+    folder = environment.get("TMPDIR", "")
+    return folder if os.path.isabs(folder) and folder.isprintable() else "/tmp"
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return f"group{gid}"
+
+
+def read_image(path: PurePath) -> Image:
+    """Look at an image and all its layers. Raises UsageError when it can't be booted from."""
+    name = f"image {quote(str(path))}"
+    found = _stat(path, name)
+    real = os.path.realpath(path)
+    image_format = find_image_format(real, _read_header(real, name, found))
+    layer = (real, image_format)
+    for _ in range(MAX_LAYERS):
+        below = check_layer(layer[0], _ask_about(*layer))
+        if below is None:
+            return Image(real, image_format, found.st_size, found.st_mtime_ns, found.st_ino)
+        below_name = f"backing file {quote(below[0])}"
+        _read_header(below[0], below_name, _stat(below[0], below_name))
+        layer = below
+    raise UsageError(f"{name}: more than {MAX_LAYERS} layers", hint="make one file of it with qemu-img convert")
+
+
+def _read_header(path: str, name: str, found: os.stat_result) -> bytes:
+    _check_regular(found, name)
+    try:
+        with open(path, "rb") as file:
+            return file.read(HEADER_BYTES)
+    except OSError as error:
+        raise UsageError(f"{name}: {error.strerror}", hint="ask its owner for read permission") from error
+
+
+def _ask_about(path: str, image_format: str) -> str:
+    """Return what qemu-img says about one layer; `-U`: also while a guest runs from it."""
+    argv = ["qemu-img", "info", "-U", "--output=json", "-f", image_format, path]
+    done = run(argv, timeout_s=30.0, check=False)
+    if done.status:
+        last = (done.stderr.strip().splitlines() or ["qemu-img failed"])[-1]
+        raise UsageError(f"image {quote(path)}: not usable: {last.removeprefix('qemu-img: ')}")
+    return done.stdout
+
+
+def _check_job_script(script: PurePath | None) -> None:
+    if script is None:
+        return
+    name = f"--job {quote(str(script))}"
+    _check_regular(_stat(script, name), name)
+    if not os.access(script, os.R_OK):
+        raise UsageError(f"{name}: not readable")
+    if not os.access(script, os.X_OK):
+        raise UsageError(f"{name}: not executable", hint="chmod +x it")
+    with open(script, "rb") as file:
+        if file.read(256).partition(b"\n")[0].endswith(b"\r"):
+            raise UsageError(f"{name}: its lines end as on Windows", hint="remove the carriage returns")
+
+
+def _check_directory(path: PurePath, option: str, access: int) -> None:
+    name = f"{option} {quote(str(path))}"
+    if not stat.S_ISDIR(_stat(path, name).st_mode):
+        raise UsageError(f"{name}: not a directory")
+    if not os.access(path, access):
+        raise UsageError(f"{name}: permission denied")
+
+
+def _check_regular(found: os.stat_result, name: str) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a directory" if stat.S_ISDIR(found.st_mode) else "not a regular file"
+        raise UsageError(f"{name}: {kind}", hint="give a file")
+
+
+def _stat(path: str | PurePath, name: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise UsageError(f"{name}: {error.strerror}") from error
+
+
+def _read_file_system(path: Path) -> str:
+    """Return the type of the file system that `path` is on, or will be when it is made."""
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    return find_file_system(mountinfo, existing.resolve())
+
+
+def _find_risks(request: Request, job_dir: PurePath) -> Iterator[str]:
+    real = Path(os.path.realpath(job_dir))
+    for directory in request.directories:
+        if real.is_relative_to(os.path.realpath(directory)):
+            yield f"the job directory lies in --dir {quote(str(directory))}: guests can change it"

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only place that starts processes.
+
+Argument lists only, never a shell; stdin is /dev/null unless said otherwise; the locale is C.UTF-8 so that what a
+program prints can be parsed. What goes wrong is told with the command line, the exit status and its last words.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import IO
+
+from chslurm.errors import ProcessError
+
+Argv = Sequence[str | PurePath]
+FileTarget = int | IO[bytes] | None
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a finished program left behind."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run(
+    argv: Argv,
+    *,
+    input_text: str | None = None,
+    timeout_s: float = 60.0,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Completed:
+    """Run a program to its end and return what it printed.
+
+    `env` adds to the environment. Raises ProcessError when it cannot be started, runs longer than `timeout_s` or,
+    with `check`, ends with a status other than 0.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    try:
+        done = subprocess.run(
+            words,
+            input=input_text,
+            stdin=subprocess.DEVNULL if input_text is None else None,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            env=_environment(env),
+            pass_fds=pass_fds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProcessError(f"can't finish: {shlex.join(words)}: still running after {timeout_s:g} s") from error
+    except OSError as error:
+        raise _cannot_start(words, error) from error
+    if check and done.returncode != 0:
+        raise ProcessError(f"can't run: {shlex.join(words)}: {describe_exit(done.returncode)}: {_tail(done.stderr)}")
+    return Completed(words, done.returncode, done.stdout, done.stderr)
+
+
+def spawn(
+    argv: Argv,
+    *,
+    stdin: FileTarget = subprocess.DEVNULL,
+    stdout: FileTarget = None,
+    stderr: FileTarget = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    die_with_parent: bool = True,
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, so that Ctrl-C at the terminal reaches us and not it.
+
+    With `die_with_parent` the kernel kills it when the thread that started it ends: call from the main thread only.
+    Raises ProcessError when it cannot be started.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    parent = os.getpid()
+
+    def tie_to_parent() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # the parent ended before the tie was made
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        return subprocess.Popen(
+            words,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=_environment(env),
+            pass_fds=pass_fds,
+            start_new_session=True,
+            preexec_fn=tie_to_parent if die_with_parent else None,
+        )
+    except OSError as error:
+        raise _cannot_start(words, error) from error
+
+
+def describe_exit(status: int) -> str:
+    """Return 'exit status 3' or 'killed by SIGKILL' for a status as subprocess gives it (negative: a signal)."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    # Programs that make file systems lie in sbin, which ordinary users do not have on their PATH.
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    return {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8", **(extra or {})}
+
+
+def _cannot_start(words: tuple[str, ...], error: OSError) -> ProcessError:
+    hint = f"install it or put it on PATH: {words[0]}" if isinstance(error, FileNotFoundError) else ""
+    return ProcessError(f"can't start: {shlex.join(words)}: {error.strerror}", hint=hint)
+
+
+def _tail(text: str, lines: int = 3) -> str:
+    """The last words of a program, on one line."""
+    return " | ".join(text.strip().splitlines()[-lines:]) or "it said nothing"

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The conversation with one guest: wait for its agent, tell it who it is, pass on its reports, see it to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import PurePath
+
+from chslurm.guest_files import GuestFile
+from chslurm.host.disks import GuestDisks, put_away
+from chslurm.host.qemu import Ending, Qemu
+from chslurm.messages import Event, EventKind, GuestOrder, GuestWord, GuestWordKind
+from chslurm.plan import Guest
+
+_PASSED_ON = {
+    GuestWordKind.READY: EventKind.GUEST_READY,
+    GuestWordKind.JOB_STARTED: EventKind.JOB_STARTED,
+    GuestWordKind.JOB_ENDED: EventKind.JOB_ENDED,
+    GuestWordKind.BARRIER: EventKind.BARRIER,
+}
+"""Words that the head hears as they are. Each guest says each once; BARRIER once for each name."""
+
+_MAX_WORDS = 1000
+"""A guest that reports more than this is not listened to any more: it is broken or hostile."""
+
+
+class Steward:
+    """Speaks for one guest to the head (`tell`) and for the head to the guest."""
+
+    def __init__(
+        self, guest: Guest, qemu: Qemu, disks: GuestDisks, log: PurePath, tell: Callable[[Event], None]
+    ) -> None:
+        self.guest = guest
+        self.qemu = qemu
+        self.disks = disks
+        self.log = log
+        self.spoke = False
+        self._tell = tell
+        self._files: Sequence[GuestFile] | None = None  # who the guest is, once that is known
+        self._told = False
+        self._words = 0
+        self._failure = ""
+        qemu.on_word = self._on_word
+        qemu.on_trouble = self._fail
+
+    @property
+    def gone(self) -> bool:
+        return self.qemu.ending.done()
+
+    def introduce(self, files: Sequence[GuestFile]) -> None:
+        """Tell the guest who it is, now or as soon as its agent listens."""
+        self._files = files
+        self._introduce()
+
+    def release(self, barrier: str) -> None:
+        """Let those go on that wait at this barrier."""
+        self.qemu.say(GuestOrder(op="release", barrier=barrier))
+
+    def power_down(self) -> None:
+        """Ask the guest to shut down; one that never spoke can't hear it and is ended at once."""
+        if self.spoke:
+            self.qemu.power_down()
+        else:
+            self.qemu.quit()
+
+    def quit(self) -> None:
+        """End the guest without asking it."""
+        self.qemu.quit()
+
+    def kill(self) -> None:
+        """End the guest by the kernel."""
+        self.qemu.kill()
+
+    def put_away(self, *, cleanup: bool) -> None:
+        """Put the disks of a guest that is gone where they belong."""
+        lines = [*put_away(self.disks, cleanup=cleanup), "oneguest done"]
+        with open(self.log, "a", encoding="utf-8") as log:
+            log.writelines(f"{line}\n" for line in lines)
+
+    async def see_out(self) -> None:
+        """Wait for the guest's end and report it."""
+        ending: Ending = await self.qemu.ending
+        self._report(EventKind.GUEST_GONE, text=self._failure or ending.why, status=0 if ending.clean else 1)
+
+    def _introduce(self) -> None:
+        if self._files is None or not self.spoke or self._told:
+            return
+        self._told = True
+        for file in self._files:
+            self.qemu.say(GuestOrder(op="put", name=file.name, mode=f"{file.mode:04o}", text=file.text))
+        self.qemu.say(GuestOrder(op="clock", unix_s=round(time.time(), 3)))
+        self.qemu.say(GuestOrder(op="boot"))
+
+    def _on_word(self, word: GuestWord) -> None:
+        self._words += 1
+        if self._words > _MAX_WORDS:
+            return
+        if word.event is GuestWordKind.HELLO:
+            if not self.spoke:
+                self.spoke = True
+                self._report(EventKind.GUEST_STAGE, text=f"kernel {word.kernel} up")
+            self._introduce()
+        elif word.event is GuestWordKind.STAGE:
+            self._report(EventKind.GUEST_STAGE, text=word.name)
+        elif word.event is GuestWordKind.FAILED:
+            self._fail(word.text)
+        elif (kind := _PASSED_ON.get(word.event)) is not None:
+            self._report(kind, text=word.name, status=word.status & 0xFF)
+
+    def _fail(self, text: str) -> None:
+        """The guest can't do its work: say so at its end, which is now."""
+        self._failure = self._failure or text
+        self.qemu.quit()
+
+    def _report(self, kind: EventKind, *, text: str = "", status: int = 0) -> None:
+        self._tell(Event(kind, self.guest.host, guest=self.guest.id, text=text, status=status))

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How one host's network becomes part of the cluster's: with the outside (workstation), or with the other hosts.
+
+offer our address and port -> all hosts' addresses come by file -> try the path to the next host
+-> the smallest path of all comes by order -> open the tunnel
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import msgspec
+
+from chslurm.errors import ChslurmError
+from chslurm.host.fabric import Fabric, own_address, reserve_tunnel_port
+from chslurm.host.files import read_shared
+from chslurm.host.lines import tell
+from chslurm.host.pathmtu import PathProbe
+from chslurm.jobdir import JobDir
+from chslurm.messages import Event, EventKind, Order, OrderKind
+from chslurm.network import DEFAULT_MTU, Peer, make_guest_mtu
+from chslurm.plan import Host, Mode, Plan
+
+
+class Tunnel:
+    """One host's part in joining."""
+
+    def __init__(self, plan: Plan, host: Host, fabric: Fabric, token: bytes) -> None:
+        self.plan = plan
+        self.token = token  # 16 bytes that only hosts of this cluster know
+        self.host = host
+        self.fabric = fabric
+        loop = asyncio.get_running_loop()
+        self._orders: dict[OrderKind, asyncio.Future[Order]] = {
+            kind: loop.create_future() for kind in (OrderKind.PEERS, OrderKind.MTU)
+        }
+
+    def hear(self, order: Order) -> None:
+        """Take in PEERS or MTU."""
+        if not self._orders[order.kind].done():
+            self._orders[order.kind].set_result(order)
+
+    async def join(self) -> int:
+        """Complete the network; return the MTU of guests in bytes. Raises ChslurmError."""
+        if self.plan.mode is Mode.WORKSTATION:
+            self._tell(EventKind.NODE_NOTE, text=self.fabric.join_outside())
+            return DEFAULT_MTU
+        if len(self.plan.hosts) == 1:
+            return DEFAULT_MTU
+        return await self._join_hosts()
+
+    async def _join_hosts(self) -> int:
+        with reserve_tunnel_port() as port:
+            probe = PathProbe(port, self.token)  # answers from before the others know our address
+            try:
+                address = own_address(os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "192.0.2.1"))
+                self._tell(EventKind.TUNNEL_OFFER, address=address, port=port.getsockname()[1])
+                peers = await self._read_peers(await self._orders[OrderKind.PEERS])
+                following = peers[self.host.number % len(peers)]
+                self._tell(EventKind.TUNNEL_MTU, mtu=await probe.measure(following))
+                path_mtu = (await self._orders[OrderKind.MTU]).mtu
+            finally:
+                probe.close()
+            self.fabric.open_tunnel(peers, self.plan.vni, path_mtu, port)
+        return make_guest_mtu(path_mtu)
+
+    async def _read_peers(self, order: Order) -> list[Peer]:
+        text = await read_shared(Path(JobDir(Path(self.plan.job_dir)).peers), order.text)
+        try:
+            peers = msgspec.json.decode(text, type=list[Peer])
+        except msgspec.MsgspecError as error:
+            raise ChslurmError(f"can't read the hosts' addresses: {error}") from error
+        return peers
+
+    def _tell(self, kind: EventKind, *, text: str = "", address: str = "", port: int = 0, mtu: int = 0) -> None:
+        tell(Event(kind, self.host.number, text=text, address=address, port=port, mtu=mtu))

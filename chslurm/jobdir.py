@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every file name of a job directory, in one table.
+
+charlie.20260102_030405/      0700
+  .chslurm                    marker: the cluster id; only a directory that has it is ever used again
+  meta/                       0755, read-only for guests at /ch/meta, no secrets
+    sync/                     the one part guests may write
+  out/                        console, job output, one file for each helper
+  run/                        plan, keys, disks; never passed through (but `opt`, read-only)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+
+META_FILES = (
+    "guest-count",
+    "guests",
+    "guest-macs",
+    "hosts",
+    "hostfile",
+    "host-userdata",
+    "proxy.sh",
+    "resolv.conf",
+    "jobscript",
+    "interactive",
+    "commit",
+)
+"""What the head may write into meta/; besides them the folders sync/ and test/."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobDir:
+    """The places of one job directory; builds paths, touches nothing."""
+
+    root: PurePath
+
+    @property
+    def marker(self) -> PurePath:
+        return self.root / ".chslurm"
+
+    @property
+    def meta(self) -> PurePath:
+        return self.root / "meta"
+
+    @property
+    def sync(self) -> PurePath:
+        return self.meta / "sync"
+
+    @property
+    def test(self) -> PurePath:
+        return self.meta / "test"
+
+    @property
+    def jobscript(self) -> PurePath:
+        return self.meta / "jobscript"
+
+    @property
+    def out(self) -> PurePath:
+        return self.root / "out"
+
+    @property
+    def run(self) -> PurePath:
+        return self.root / "run"
+
+    @property
+    def opt(self) -> PurePath:
+        return self.run / "opt"
+
+    @property
+    def plan(self) -> PurePath:
+        return self.run / "plan.json"
+
+    @property
+    def peers(self) -> PurePath:
+        return self.run / "peers.json"
+
+    @property
+    def keys(self) -> PurePath:
+        """Private keys of the cluster: certificate authority and the key of charlie."""
+        return self.run / "keys"
+
+    @property
+    def ssh_config(self) -> PurePath:
+        return self.root / "ssh_config"
+
+    @property
+    def lock(self) -> PurePath:
+        """Held by the head while the cluster runs."""
+        return self.run / "lock"
+
+    @property
+    def events(self) -> PurePath:
+        """Every event the head saw, a JSON object a line, with its time."""
+        return self.run / "events.jsonl"
+
+    @property
+    def summary(self) -> PurePath:
+        return self.run / "summary.json"
+
+    def overlay(self, guest: int) -> PurePath:
+        return self.run / f"{guest}.overlay.qcow2"
+
+    def temporary_disk(self, guest: int) -> PurePath:
+        return self.run / f"{guest}.tmp.qcow2"
+
+    def console(self, guest: int) -> PurePath:
+        return self.out / f"{guest}_console.out"
+
+    def job_output(self, guest: int) -> PurePath:
+        return self.out / f"{guest}_job.out"
+
+    def job_errors(self, guest: int) -> PurePath:
+        return self.out / f"{guest}_job.err"
+
+    def guest_log(self, guest: int) -> PurePath:
+        """What QEMU said, and what the host did for this guest."""
+        return self.out / f"{guest}_oneguest.out"
+
+    @property
+    def step_log(self) -> PurePath:
+        """What srun and the hosts' tasks said besides events."""
+        return self.out / "step.out"
+
+    def network_log(self, host: int, helper: str) -> PurePath:
+        return self.out / f"net_{host}_{helper}.out"
+
+
+_OUTPUT = re.compile(
+    r"([0-9]+)_(?:console\.out|job\.out|job\.err|oneguest\.out)|net_[0-9]+_\w+\.out|step\.out", re.ASCII
+)
+_RUN_FILE = re.compile(r"[0-9]+\.(?:overlay|tmp)\.qcow2|plan\.json|peers\.json|events\.jsonl|summary\.json", re.ASCII)
+
+
+def find_guest_of_output(name: str) -> int | None:
+    """Return the guest whose file in out/ this is, 0 for one of all guests, None for a file that is not the tool's."""
+    found = _OUTPUT.fullmatch(name)
+    return int(found[1] or 0) if found else None
+
+
+def is_run_file(name: str) -> bool:
+    """Say whether a file in run/ is the tool's own. The lock is not among them: it outlives every cluster."""
+    return bool(_RUN_FILE.fullmatch(name))

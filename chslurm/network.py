@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one host needs so that its guests are on the network: links, addresses, routes and filters, as data.
+
+Each `Step` is text for one tool, run in one of two namespaces that one process, the holder, owns:
+
+    GUESTS   bridge br0 with one TAP for each guest, and the device vx0 that leads to the other hosts
+    UPLINK   the underside of the tunnel: up0, which `pasta` joins to the host's network (cluster of several hosts only)
+
+vx0 belongs to GUESTS while its UDP socket stays in UPLINK. So guests of a cluster share a namespace with nothing but
+their own cluster: neither the node, its loopback, its network nor a colliding address plan is there to be reached, and
+the filters say the same a second time. On a workstation up0 is in GUESTS and guests go out through NAT.
+
+No step has an undo: namespaces, links, routes and filters end with the holder and with the TAPs that QEMU has open.
+Traffic between hosts is routed, one /24 each: neighbours and forwarding entries are static, nothing is learned or
+flooded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address
+
+from chslurm.addresses import (
+    GuestAddress,
+    make_gateway,
+    make_guest_address,
+    make_host_subnet,
+    make_mac,
+)
+from chslurm.filters import make_cluster_filters, make_uplink_filters, make_workstation_filters
+from chslurm.plan import Mode
+
+DEFAULT_MTU = 1500
+VXLAN_OVERHEAD = 50
+"""Bytes VXLAN over IPv4 adds to a guest's packet: inner Ethernet 14, outer IPv4 20, UDP 8, VXLAN 8 (RFC 7348)."""
+
+UPLINK_IP = "172.22.255.100"
+UPLINK_GATEWAY = "172.22.255.2"
+GUESTS_NETNS = "@guests"
+"""Stands for the guests' namespace in the text of a step; nothing else in a step depends on the moment."""
+
+_TUNNEL_MAC = 1  # see make_mac: 0 is the bridge
+
+
+class Place(StrEnum):
+    """A network namespace of the holder."""
+
+    GUESTS = "guests"
+    UPLINK = "uplink"
+
+
+class Tool(StrEnum):
+    """What understands the text of a step."""
+
+    SYSCTL = "sysctl"
+    IP = "ip"
+    BRIDGE = "bridge"
+    NFT = "nft"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Text that one tool reads in one namespace."""
+
+    place: Place
+    tool: Tool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostNetwork:
+    """One host's share of the virtual network, before it knows anything about the other hosts but their count."""
+
+    host: int
+    host_ct: int
+    mode: Mode
+    guests: tuple[GuestAddress, ...]
+    gateway: IPv4Address
+    steps: tuple[Step, ...]
+
+    @property
+    def has_uplink(self) -> bool:
+        """Whether a second namespace carries a tunnel to other hosts."""
+        return self.mode is Mode.CLUSTER and self.host_ct > 1
+
+    @property
+    def nameserver(self) -> IPv4Address | None:
+        """Who answers names for guests; nobody on a cluster, where names come from the hosts file."""
+        return self.gateway if self.mode is Mode.WORKSTATION else None
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Where one host's end of the tunnel is in the real network."""
+
+    host_number: int
+    address: str
+    udp_port: int
+
+
+def make_host_network(host: int, slots: int, mode: Mode, host_ct: int = 1) -> HostNetwork:
+    """Decide the network of host number `host` of `host_ct`, with `slots` guests; UsageError beyond the limits."""
+    guests = tuple(make_guest_address(host, slot) for slot in range(1, slots + 1))
+    filters = make_workstation_filters(host) if mode is Mode.WORKSTATION else make_cluster_filters(host, host_ct)
+    steps = [
+        Step(Place.GUESTS, Tool.SYSCTL, _sysctls(forward=True)),
+        Step(Place.GUESTS, Tool.NFT, filters),  # before anything is up
+        Step(Place.GUESTS, Tool.IP, _bridge(host, guests)),
+    ]
+    if mode is Mode.CLUSTER and host_ct > 1:
+        steps.insert(0, Step(Place.UPLINK, Tool.SYSCTL, _sysctls(forward=False)))
+    return HostNetwork(host, host_ct, mode, guests, make_gateway(host), tuple(steps))
+
+
+def make_outside_steps() -> tuple[Step, ...]:
+    """Return what gives up0 its address on a workstation, once pasta or slirp4netns has made it."""
+    return (Step(Place.GUESTS, Tool.IP, _uplink(f"{UPLINK_IP}/24", DEFAULT_MTU)),)
+
+
+def make_tunnel_steps(network: HostNetwork, peers: Sequence[Peer], vni: int, path_mtu: int) -> tuple[Step, ...]:
+    """Return what joins this host to the others, once pasta has made up0.
+
+    `peers` lists every host of the cluster, this one too; `path_mtu` is the largest IP packet in bytes that passes
+    between any two of them; `vni` is the 24-bit number of the virtual network.
+    """
+    own = next(peer for peer in peers if peer.host_number == network.host)
+    others = [peer for peer in peers if peer is not own]
+    mtu = make_guest_mtu(path_mtu)
+    resize = [f"link set dev {link} mtu {mtu}" for link in ("br0", *(guest.tap for guest in network.guests))]
+    return (
+        Step(
+            Place.UPLINK,
+            Tool.NFT,
+            make_uplink_filters(own.udp_port, [(peer.address, peer.udp_port) for peer in others]),
+        ),
+        Step(Place.UPLINK, Tool.IP, _uplink(f"{own.address}/32", path_mtu) + _vxlan(network.host, own, vni, mtu)),
+        Step(Place.GUESTS, Tool.BRIDGE, _lines(_forwarding(peer) for peer in others)),
+        Step(Place.GUESTS, Tool.IP, _lines([*resize, *_routes(network, others)])),
+    )
+
+
+def make_guest_mtu(path_mtu: int) -> int:
+    """Return the MTU of guests whose packets travel in a tunnel over a path of `path_mtu` bytes."""
+    return path_mtu - VXLAN_OVERHEAD
+
+
+def render_network(network: HostNetwork, later: Sequence[Step] = ()) -> str:
+    """Return every step as text for `--explain`, in the order of doing."""
+    head = f"network of host {network.host}: {len(network.guests)} guests in {make_host_subnet(network.host)}\n"
+    return head + "\n".join(
+        f"in namespace {step.place}, {step.tool}:\n" + "".join(f"    {line}\n" for line in step.text.splitlines())
+        for step in (*network.steps, *later)
+    )
+
+
+def _sysctls(*, forward: bool) -> str:
+    return _lines(
+        (
+            f"net.ipv4.ip_forward = {int(forward)}",
+            "net.ipv4.conf.all.rp_filter = 1",  # drops what claims to come from where it can't
+            "net.ipv4.conf.default.rp_filter = 1",
+            "net.ipv4.conf.all.send_redirects = 0",
+            "net.ipv4.conf.all.accept_redirects = 0",
+            "net.ipv6.conf.all.disable_ipv6 = 1",  # before any link is made: no link-local address to talk to
+            "net.ipv6.conf.default.disable_ipv6 = 1",
+            "net.bridge.bridge-nf-call-iptables = 0",  # guests of one host are neighbours, not forwarded
+        )
+    )
+
+
+def _bridge(host: int, guests: Sequence[GuestAddress]) -> str:
+    gateway = make_gateway(host)
+    return _lines(
+        [
+            "link set dev lo up",
+            f"link add br0 address {make_mac(gateway)} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            f"addr add {gateway}/24 brd + dev br0",
+            "link set dev br0 up",
+            *(f"link set dev {guest.tap} master br0 up" for guest in guests),
+        ]
+    )
+
+
+def _uplink(address: str, mtu: int) -> str:
+    return _lines(
+        (
+            "link set dev lo up",
+            f"link set dev up0 mtu {mtu} up",
+            f"addr add {address} dev up0",
+            f"route add default via {UPLINK_GATEWAY} dev up0 onlink",
+        )
+    )
+
+
+def _vxlan(host: int, own: Peer, vni: int, mtu: int) -> str:
+    """One source port, so that pasta keeps it; never fragmented: what does not fit is refused, with an ICMP."""
+    mac, port = _tunnel_mac(host), own.udp_port
+    return (
+        f"link add vx0 netns {GUESTS_NETNS} address {mac} mtu {mtu} type vxlan id {vni} local {own.address}"
+        f" dstport {port} srcport {port} {port + 1} df set nolearning\n"
+    )
+
+
+def _forwarding(peer: Peer) -> str:
+    to = f"dst {peer.address} port {peer.udp_port}"
+    return f"fdb add {_tunnel_mac(peer.host_number)} dev vx0 {to} self permanent"
+
+
+def _routes(network: HostNetwork, others: Sequence[Peer]) -> list[str]:
+    lines = ["link set dev vx0 up"]
+    for peer in others:
+        gateway, subnet = make_gateway(peer.host_number), make_host_subnet(peer.host_number)
+        lines.append(f"neigh add {gateway} lladdr {_tunnel_mac(peer.host_number)} dev vx0 nud permanent")
+        lines.append(f"route add {subnet} via {gateway} dev vx0 onlink src {network.gateway}")
+    return lines
+
+
+def _tunnel_mac(host: int) -> str:
+    return make_mac(make_gateway(host), kind=_TUNNEL_MAC)
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)

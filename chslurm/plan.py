@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of one cluster: everything that was decided, frozen, and the same for the head and every host.
+
+`planner` makes it; here is only what it is.
+
+It is a file, `run/plan.json`, and the only thing that travels from the head to the hosts: `--dry-run` prints it, a host
+reads it and finds its part by number, a bug report attaches it. It holds no secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from chslurm.errors import ChslurmError
+
+PLAN_FORMAT = 1
+"""Raised when a field changes its meaning; a host refuses a plan of another format."""
+
+
+class Mode(StrEnum):
+    """Where a cluster runs: on this one machine, or on the nodes of a SLURM allocation."""
+
+    WORKSTATION = "workstation"
+    CLUSTER = "cluster"
+
+
+class Accelerator(StrEnum):
+    """What runs a guest's processor. AUTO: KVM where it truly works, else TCG; each host decides and says why."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One node of the allocation (or this machine) and the block of guests that runs on it."""
+
+    number: int  # from 1, in the order of the allocation; addresses come from it, never from the name
+    name: str
+    cores: int  # that the allocation gives us here
+    memory_mib: int  # likewise
+    first_guest: int
+    guest_ct: int
+
+    @property
+    def guest_ids(self) -> range:
+        return range(self.first_guest, self.first_guest + self.guest_ct)
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """One virtual machine. Its name, address and MAC follow from host number and slot: see `addresses`."""
+
+    id: int  # from 0 over the whole cluster
+    host: int  # Host.number
+    slot: int  # from 1 on each host
+    cores: int
+    ram_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The base image and what identified it when the plan was made: a later change is noticed by comparing."""
+
+    path: str  # absolute, symbolic links resolved
+    format: str  # "qcow2" or "raw", as probed on the host and never again
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A directory of the user passed through to every guest at `/ch/<tag>`."""
+
+    tag: str  # "data1"...
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What guests run. Without a script, or with `interactive`, they only boot."""
+
+    script: str | None  # absolute path on the host
+    arguments: tuple[str, ...]
+    interactive: bool
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    name: str
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Whom `charlie` stands for inside the guests."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[Group, ...]  # without system groups (gid < 500)
+
+
+@dataclass(frozen=True, slots=True)
+class Disks:
+    """Where the disks of guests lie. `*_dir` None: in `run/` of the job directory; else a folder of the node."""
+
+    swap_mib: int
+    tmp_mib: int  # the whole temporary disk, swap included
+    tmp_dir: str | None
+    overlay_dir: str | None
+    reason: str  # why this place, for the user
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long each thing may take, in seconds: the one table of deadlines."""
+
+    node_up_s: float  # the step's tasks have started and reported
+    tunnel_s: float  # all hosts are joined
+    silent_s: float  # a guest says its first word
+    ready_s: float  # a guest is ready, counted from its start
+    finish_s: float  # guests other than 0 end their scripts after guest 0 has
+    power_down_s: float  # an orderly shutdown of a guest
+    quit_s: float  # QEMU ends after it was told to quit
+    node_down_s: float  # hosts clean up and say their last word
+    beat_s: float  # the head speaks at least this often
+    lost_s: float  # no word for so long: the other side is gone
+    cancel_s: float  # everything, when SLURM cancels: its KillWait less a margin
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole decision."""
+
+    format: int
+    version: str  # of chslurm
+    cluster_id: str  # 16 random hexadecimal digits; in every file and message that matters
+    created: str  # UTC, ISO 8601
+    mode: Mode
+    job_dir: str  # absolute
+    image: Image
+    hosts: tuple[Host, ...]
+    guests: tuple[Guest, ...]
+    shares: tuple[Share, ...]
+    job: Job
+    user: User
+    disks: Disks
+    accelerator: Accelerator
+    vni: int  # VXLAN network identifier, random, 24 bits; 0 when there is only one host
+    outside: bool  # guests reach the outside by NAT
+    sync: bool  # guests wait for each other at the end of booting, before jobs start
+    cleanup: bool  # overlays are deleted at the end, too
+    environment: dict[str, str]  # what jobs in guests see besides their own CH_ variables
+    slurm_job_id: str  # empty in workstation mode
+    end_time_unix_s: float | None  # when SLURM ends the allocation
+    time_limit_s: float | None  # --time-limit
+    deadlines: Deadlines
+    guest_options: tuple[str, ...]  # e.g. "vga"
+    warnings: tuple[str, ...]
+
+    def host(self, number: int) -> Host:
+        """Return the host with this number (1-based)."""
+        return self.hosts[number - 1]
+
+    def guests_of(self, host: Host) -> tuple[Guest, ...]:
+        """Return the guests of one host, in slot order."""
+        return self.guests[host.first_guest : host.first_guest + host.guest_ct]
+
+
+def plan_to_json(plan: Plan) -> bytes:
+    """Return the plan as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n"
+
+
+def plan_from_json(text: bytes) -> Plan:
+    """Return the plan that `text` holds. Raises ChslurmError when it is not a plan of this format."""
+    try:
+        plan = msgspec.json.decode(text, type=Plan)
+    except msgspec.MsgspecError as error:
+        raise ChslurmError(f"can't read the plan: {error}") from error
+    if plan.format != PLAN_FORMAT:
+        raise ChslurmError(f"can't use the plan: format {plan.format}, this chslurm reads {PLAN_FORMAT}")
+    return plan
+
+
+def plan_digest(text: bytes) -> str:
+    """Return the SHA-256 of a plan's file: a host compares it with what the head told it (stale shared files)."""
+    return hashlib.sha256(text).hexdigest()

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Request + allocation + facts -> plan: every decision that can be made before anything starts, and its words."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePath
+
+from chslurm.addresses import make_guest_address
+from chslurm.allocation import Allocation
+from chslurm.environment import find_job_variables
+from chslurm.plan import PLAN_FORMAT, Accelerator, Deadlines, Disks, Guest, Host, Image, Job, Mode, Plan, Share, User
+from chslurm.request import Request
+from chslurm.sizes import GuestSize, make_guest_sizes
+from chslurm.units import render_duration, render_size
+
+SWAP_MIB = 2048
+
+# fmt: off
+_NETWORK_FILE_SYSTEMS = frozenset({
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs", "pvfs2",
+    "smb3", "smbfs", "virtiofs", "wekafs",
+})
+# fmt: on
+_ACCELERATORS = {
+    Accelerator.AUTO: "KVM where it works, else emulation (TCG)",
+    Accelerator.KVM: "KVM",
+    Accelerator.TCG: "emulation (TCG)",
+}
+_OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was seen on the machine where the launcher runs."""
+
+    image: Image
+    user: User
+    environment: Mapping[str, str]
+    file_system: str  # type of the one that the job directory is (or will be) on
+    node_dir: str  # where temporary files of a node go
+    now: datetime  # with its time zone
+    version: str
+    cluster_id: str  # 16 random hexadecimal digits
+    vni: int  # random
+    warnings: tuple[str, ...] = ()
+
+
+def make_plan(request: Request, allocation: Allocation, facts: Facts) -> Plan:
+    """Return the plan. Raises UsageError when the request can't be met."""
+    sizes, warnings = make_guest_sizes(request, allocation)
+    hosts = tuple(_make_hosts(sizes))
+    guests = tuple(
+        Guest(host.first_guest + slot, host.number, slot + 1, size.cores, size.ram_mib)
+        for host, size in zip(hosts, sizes, strict=True)
+        for slot in range(host.guest_ct)
+    )
+    job_dir = request.job_dir or request.job_base / f"{request.job_name}.{facts.now:%Y%m%d_%H%M%S}"
+    workstation = allocation.mode is Mode.WORKSTATION
+    script = None if request.job_script is None else str(request.job_script)
+    return Plan(
+        format=PLAN_FORMAT,
+        version=facts.version,
+        cluster_id=facts.cluster_id,
+        created=facts.now.astimezone(UTC).isoformat(timespec="seconds"),
+        mode=allocation.mode,
+        job_dir=str(job_dir),
+        image=facts.image,
+        hosts=hosts,
+        guests=guests,
+        shares=tuple(Share(f"data{n}", str(path)) for n, path in enumerate(request.directories, start=1)),
+        job=Job(script, request.job_arguments, request.interactive, request.job_name),
+        user=facts.user,
+        disks=_make_disks(request, facts),
+        accelerator=request.accelerator,
+        vni=facts.vni if len(hosts) > 1 else 0,
+        outside=workstation,
+        sync=request.sync,
+        cleanup=request.cleanup,
+        environment=find_job_variables(facts.environment),
+        slurm_job_id=allocation.slurm_job_id,
+        end_time_unix_s=allocation.end_time_unix_s,
+        time_limit_s=request.time_limit_s,
+        deadlines=make_deadlines(request, allocation, sizes),
+        guest_options=(),
+        warnings=(*facts.warnings, *warnings),
+    )
+
+
+def _make_hosts(sizes: Iterable[GuestSize]) -> Iterable[Host]:
+    """Hosts in the order of the allocation, each with the next block of guests."""
+    first_guest = 0
+    for number, size in enumerate(sizes, start=1):
+        yield Host(number, size.node.name, size.node.cores, size.node.memory_mib, first_guest, size.guest_ct)
+        first_guest += size.guest_ct
+
+
+def make_deadlines(request: Request, allocation: Allocation, sizes: Iterable[GuestSize]) -> Deadlines:
+    """Return the table of deadlines.
+
+    A guest under emulation is many times slower than one under KVM, and waits for its core when guests share it. What a
+    host will use is not known yet, so AUTO counts as emulation. The numbers are 10 times what a quiet machine needs.
+    """
+    crowd = max((size.guest_ct * size.cores / max(size.node.cores, 1) for size in sizes), default=1.0)
+    slowness = max(crowd, 1.0) * (1.0 if request.accelerator is Accelerator.KVM else 5.0)
+    ready_s = 60.0 * slowness if request.boot_timeout_s is None else request.boot_timeout_s
+    hosts = len(allocation.nodes)
+    return Deadlines(
+        node_up_s=60.0 + hosts / 10,
+        tunnel_s=30.0 + hosts / 10,
+        silent_s=min(20.0 * slowness, ready_s),
+        ready_s=ready_s,
+        finish_s=60.0,
+        power_down_s=max(20.0, 6.0 * slowness),
+        quit_s=10.0,
+        node_down_s=15.0,
+        beat_s=5.0,
+        lost_s=30.0,
+        cancel_s=max(allocation.kill_wait_s - 2.0, 2.0),
+    )
+
+
+def _make_disks(request: Request, facts: Facts) -> Disks:
+    """Overlays and temporary disks are written all the time: never on a file system across the network."""
+    swap_mib = min(SWAP_MIB, request.tmp_mib // 2)
+    asked = None if request.tmp_dir is None else str(request.tmp_dir)
+    if is_network_file_system(facts.file_system):
+        node_dir = asked or facts.node_dir
+        reason = f"in {node_dir} of each node, since the job directory is on {facts.file_system}"
+        return Disks(swap_mib, request.tmp_mib, node_dir, node_dir, reason)
+    reason = "in the job directory" if asked is None else f"overlays in the job directory, temporary disks in {asked}"
+    return Disks(swap_mib, request.tmp_mib, asked, None, reason)
+
+
+def find_file_system(mountinfo: str, path: PurePath) -> str:
+    """Return the type of the file system that `path` is on (proc(5), `mountinfo`); empty when it is not known."""
+    best, kind = -1, ""
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        words = fields.split(" ")
+        if len(words) < 5 or not rest:
+            continue
+        mount = PurePath(_OCTAL_ESCAPE.sub(lambda found: chr(int(found[1], 8)), words[4]))
+        if len(mount.parts) >= best and path.is_relative_to(mount):  # of two on one place the later counts
+            best, kind = len(mount.parts), rest.split(" ")[0]
+    return kind
+
+
+def is_network_file_system(kind: str) -> bool:
+    """Say whether a file system of this type is (or may be, with FUSE) somewhere else."""
+    return kind in _NETWORK_FILE_SYSTEMS or kind == "fuse" or kind.startswith("fuse.")
+
+
+def render_plan(plan: Plan) -> str:
+    """Return what the user reads before anything starts, a line each: what it is, and what about it."""
+    rows = [
+        ("mode", _render_mode(plan)),
+        ("guests", _render_guests(plan)),
+        ("size", _render_sizes(plan)),
+        ("user", _render_user(plan.user)),
+        ("image", f"{plan.image.path} ({plan.image.format})"),
+        ("job", _render_job(plan.job)),
+        ("job directory", plan.job_dir),
+        *((f"/ch/{share.tag}", share.path) for share in plan.shares),
+        ("disks", f"{plan.disks.reason}; /ch/tmp and swap {render_size(plan.disks.tmp_mib)}"),
+        ("network", _render_network(plan)),
+        ("accelerator", _ACCELERATORS[plan.accelerator]),
+        ("time limit", "none" if plan.time_limit_s is None else render_duration(plan.time_limit_s)),
+        ("guest 0", f"chgu0, {make_guest_address(plan.guests[0].host, plan.guests[0].slot).ip}"),
+        *(("warning", warning) for warning in plan.warnings),
+    ]
+    return "".join(f"{name + ':':<15}{_one_line(text)}\n" for name, text in rows)
+
+
+def _render_mode(plan: Plan) -> str:
+    if plan.mode is Mode.WORKSTATION:
+        return "workstation"
+    end_s = plan.end_time_unix_s
+    end = "end unknown" if end_s is None else f"until {datetime.fromtimestamp(end_s):%F %T}"
+    return f"cluster, SLURM job {plan.slurm_job_id}, {end}"
+
+
+def _render_guests(plan: Plan) -> str:
+    counts = sorted({host.guest_ct for host in plan.hosts})
+    each = "" if len(plan.hosts) == 1 else f", {'-'.join(map(str, counts))} each"
+    return f"{len(plan.guests)} on {_render_names([host.name for host in plan.hosts])}{each}"
+
+
+def _render_names(names: Sequence[str], shown: int = 8) -> str:
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def _render_sizes(plan: Plan) -> str:
+    """One size, or each that there is when nodes differ."""
+    sizes = dict.fromkeys((guest.cores, guest.ram_mib) for guest in plan.guests)
+    return " or ".join(f"{cores} cores, {render_size(ram_mib)} RAM" for cores, ram_mib in sizes)
+
+
+def _render_user(user: User) -> str:
+    groups = ", ".join(f"{group.name} ({group.gid})" for group in user.groups)
+    return f"{user.name} ({user.uid}), groups {groups or 'none'}"
+
+
+def _render_job(job: Job) -> str:
+    script = "none" if job.script is None else shlex.join((job.script, *job.arguments))
+    return f"{script}, interactive" if job.interactive else script
+
+
+def _render_network(plan: Plan) -> str:
+    if plan.outside:
+        return "guests reach each other and, by NAT, the outside"
+    if len(plan.hosts) == 1:
+        return "guests reach nothing but each other"
+    return f"guests reach nothing but each other; VXLAN {plan.vni} between hosts is not encrypted or authenticated"
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user asked for: options as typed become one frozen value, or one clear error.
+
+Everything that can be judged without looking at a machine is judged here; whether files exist is not.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TypedDict
+
+import msgspec
+
+from chslurm.errors import UsageError
+from chslurm.plan import Accelerator
+from chslurm.units import parse_count, parse_size_mib, parse_time_limit, quote
+
+MAX_DIRECTORIES = 16
+DEFAULT_TMP_MIB = 4096
+
+_LEAST_TMP_MIB = 256
+_LEAST_RAM_MIB = 256
+_MAX_ARGUMENTS_BYTES = 48 << 10
+_JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", re.ASCII)
+
+
+class RawOptions(TypedDict):
+    """Options as they came from the command line: None or empty where one was not given."""
+
+    image: str
+    arguments: tuple[str, ...]
+    guests: str | None
+    job: str | None
+    interactive: bool
+    dir: tuple[str, ...]
+    jobdir: str | None
+    jobbase: str | None
+    jobname: str | None
+    cores: str | None
+    ram: str | None
+    my_size: bool
+    cleanup: bool
+    nosync: bool
+    time_limit: str | None
+    tmp_dir: str | None
+    tmp_size: str | None
+    accel: str
+    boot_timeout: str | None
+    dry_run: bool
+    explain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The user's wish, checked. Paths are absolute; None means: decide for me."""
+
+    image: PurePath
+    guest_ct: int | None
+    job_script: PurePath | None
+    job_arguments: tuple[str, ...]
+    interactive: bool
+    directories: tuple[PurePath, ...]
+    job_base: PurePath
+    job_dir: PurePath | None  # None: a new one, named by `job_name` and the time
+    job_name: str
+    cores: int | None
+    ram_mib: int | None
+    my_size: bool  # `cores` and `ram_mib` also count in an allocation, to take less than it gives
+    cleanup: bool
+    sync: bool
+    time_limit_s: float | None
+    tmp_dir: PurePath | None
+    tmp_mib: int
+    accelerator: Accelerator
+    boot_timeout_s: float | None
+    dry_run: bool
+    explain: bool
+
+
+def make_request(options: RawOptions, cwd: PurePath) -> Request:
+    """Return the request that `options` make; relative paths start at `cwd`. Raises UsageError."""
+    _check_contradictions(options)
+    job_base = _path(options["jobbase"], "--jobbase", cwd) or cwd
+    job_dir = _path(options["jobdir"], "--jobdir", job_base)
+    cores, boot_timeout = options["cores"], options["boot_timeout"]
+    ram, tmp_size = options["ram"], options["tmp_size"]
+    guests, time_limit = options["guests"], options["time_limit"]
+    job_script = _path(options["job"], "--job", cwd)
+    return Request(
+        image=_given_path(options["image"], "IMAGE", cwd),
+        guest_ct=None if guests is None else parse_count(guests, "-n"),
+        job_script=job_script,
+        job_arguments=_arguments(options["arguments"]),
+        interactive=options["interactive"] or job_script is None,
+        directories=_directories(options["dir"], cwd),
+        job_base=_without_controls(job_base, "--jobbase"),
+        job_dir=None if job_dir is None else _without_controls(job_dir, "--jobdir"),
+        job_name=_job_name(options["jobname"]),
+        cores=None if cores is None else parse_count(cores, "--cores", most=4096),
+        ram_mib=None if ram is None else parse_size_mib(ram, "--ram", least=_LEAST_RAM_MIB),
+        my_size=options["my_size"],
+        cleanup=options["cleanup"],
+        sync=not options["nosync"],
+        time_limit_s=None if time_limit is None else parse_time_limit(time_limit, "--time-limit"),
+        tmp_dir=_path(options["tmp_dir"], "--tmp-dir", cwd),
+        tmp_mib=DEFAULT_TMP_MIB if tmp_size is None else parse_size_mib(tmp_size, "--tmp-size", least=_LEAST_TMP_MIB),
+        accelerator=_accelerator(options["accel"]),
+        boot_timeout_s=None if boot_timeout is None else float(parse_count(boot_timeout, "--boot-timeout")),
+        dry_run=options["dry_run"],
+        explain=options["explain"],
+    )
+
+
+def _check_contradictions(options: RawOptions) -> None:
+    if options["arguments"] and options["job"] is None:
+        raise UsageError("arguments after -- belong to a job script, and there is none", hint="add --job FILE")
+    if options["my_size"] and options["cores"] is None and options["ram"] is None:
+        raise UsageError("--my-size: no size given", hint="add --cores or --ram")
+    if options["dry_run"] and options["explain"]:
+        raise UsageError("--dry-run and --explain both print instead of running", hint="give one of them")
+
+
+def _arguments(words: tuple[str, ...]) -> tuple[str, ...]:
+    """They reach a guest as one message on its control port, which is bounded."""
+    checked = tuple(_text(word, "job argument") for word in words)
+    if len(msgspec.json.encode(shlex.join(checked))) > _MAX_ARGUMENTS_BYTES:
+        raise UsageError(f"job arguments: more than {_MAX_ARGUMENTS_BYTES} bytes", hint="put them into a file in --dir")
+    return checked
+
+
+def _directories(given: Iterable[str], cwd: PurePath) -> tuple[PurePath, ...]:
+    directories = tuple(_given_path(text, "--dir", cwd) for text in given)
+    if len(directories) > MAX_DIRECTORIES:
+        raise UsageError(f"--dir: {len(directories)} directories", hint=f"give at most {MAX_DIRECTORIES}")
+    for number, directory in enumerate(directories):
+        if directory in directories[:number]:
+            raise UsageError(f"--dir {quote(str(directory))}: given twice", hint="give each directory once")
+    return directories
+
+
+def _job_name(name: str | None) -> str:
+    if name is None:
+        return "charlie"
+    if not _JOB_NAME.fullmatch(name):
+        hint = "use at most 64 letters, digits and _ . + -, the first a letter, a digit or _"
+        raise UsageError(f"--jobname {quote(name)}: not usable as a name", hint=hint)
+    return name
+
+
+def _accelerator(text: str) -> Accelerator:
+    try:
+        return Accelerator(text)
+    except ValueError:
+        raise UsageError(f"--accel {quote(text)}: unknown", hint=f"use one of {', '.join(Accelerator)}") from None
+
+
+def _path(text: str | None, name: str, start: PurePath) -> PurePath | None:
+    return None if text is None else _given_path(text, name, start)
+
+
+def _given_path(text: str, name: str, start: PurePath) -> PurePath:
+    """The absolute path; nothing but what cannot be a path anywhere is refused."""
+    if not text:
+        raise UsageError(f"{name}: empty", hint="give a path")
+    return start / _text(text, name)
+
+
+def _text(text: str, name: str) -> str:
+    """Refuse what cannot stand in the plan, which is JSON, or in an argument list."""
+    if "\0" in text:
+        raise UsageError(f"{name} {quote(text)}: holds a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{name} {quote(text)}: not UTF-8", hint="rename it") from None
+    return text
+
+
+def _without_controls(path: PurePath, name: str) -> PurePath:
+    """Names of job directories are printed, logged and pasted into shells: no line breaks in them."""
+    if not str(path).isprintable():
+        raise UsageError(f"{name} {quote(str(path))}: holds a control character", hint="choose another name")
+    return path

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How guests are spread over hosts, and how large each may be.
+
+In an allocation the RAM of a guest is what the node has, less what is not the guest's:
+
+    ram = ((memory - NODE_RESERVE) / guests - GUEST_RESERVE) * (1 - 1/OVERHEAD_SHARE)
+
+so that the job's peak memory stays within what SLURM granted, also when every guest uses all of its RAM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chslurm.addresses import MAX_GUESTS_PER_HOST
+from chslurm.allocation import Allocation, Node
+from chslurm.errors import UsageError
+from chslurm.plan import Mode
+from chslurm.request import Request
+from chslurm.units import render_size
+
+NODE_RESERVE_MIB = 256
+"""On each node: `oneguest` and the holder of its namespaces (70 MiB each), the process that carries the network (20),
+and, on the first node, the launcher with its `srun` (90)."""
+
+GUEST_RESERVE_MIB = 192
+"""For each guest: QEMU's code and heap (60 MiB), its translation buffer (64), buffers of disks and passthrough."""
+
+OVERHEAD_SHARE = 128
+"""One part in so many of a guest's memory goes to page tables (1/512) and QEMU's dirty and block maps."""
+
+LEAST_RAM_MIB = 256
+
+_WORKSTATION_GUESTS = 2
+_WORKSTATION_CORES = 2
+_WORKSTATION_RAM_MIB = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSize:
+    """Cores and RAM of each guest of one host, and how many there are."""
+
+    node: Node
+    guest_ct: int
+    cores: int
+    ram_mib: int
+
+
+def make_guest_sizes(request: Request, allocation: Allocation) -> tuple[tuple[GuestSize, ...], tuple[str, ...]]:
+    """Return the hosts that get guests, with their guests' size, and warnings.
+
+    Raises UsageError, with both numbers, when more is asked for than there is.
+    """
+    counts = _spread(request, allocation)
+    size = _size_in_allocation if allocation.mode is Mode.CLUSTER else _size_on_workstation
+    sizes = tuple(size(request, node, count) for node, count in zip(allocation.nodes, counts, strict=True) if count)
+    return sizes, _warnings(request, allocation, sizes)
+
+
+def _spread(request: Request, allocation: Allocation) -> Sequence[int]:
+    """Guests on each node: blocks as even as can be, the larger ones first."""
+    nodes = len(allocation.nodes)
+    default = nodes if allocation.mode is Mode.CLUSTER else _WORKSTATION_GUESTS
+    guests = default if request.guest_ct is None else request.guest_ct
+    each, more = divmod(guests, nodes)
+    counts = [each + (number < more) for number in range(nodes)]
+    if counts[0] > MAX_GUESTS_PER_HOST:
+        most = MAX_GUESTS_PER_HOST * nodes
+        raise UsageError(f"-n {guests}: at most {most} guests fit on {nodes} hosts", hint="ask for fewer guests")
+    return counts
+
+
+def _size_in_allocation(request: Request, node: Node, count: int) -> GuestSize:
+    most_ram = _ram_share(node.memory_mib, count)
+    if most_ram < LEAST_RAM_MIB:
+        raise UsageError(
+            f"node {node.name}: {count} guests on {render_size(node.memory_mib)} would get {max(most_ram, 0)} MiB RAM "
+            f"each, and need at least {LEAST_RAM_MIB} MiB",
+            hint="ask for fewer guests (-n), or ask SLURM for more memory (--mem)",
+        )
+    cores, ram_mib = max(node.cores // count, 1), most_ram
+    if not request.my_size:
+        return GuestSize(node, count, cores, ram_mib)
+    my_cores, my_ram_mib = request.cores or cores, request.ram_mib or ram_mib
+    if my_cores > cores or my_ram_mib > ram_mib:
+        raise UsageError(
+            f"--my-size: {my_cores} cores and {render_size(my_ram_mib)} for each guest; node {node.name} has {cores} "
+            f"and {render_size(ram_mib)} for it",
+            hint="ask for less, or ask SLURM for more",
+        )
+    return GuestSize(node, count, my_cores, my_ram_mib)
+
+
+def _size_on_workstation(request: Request, node: Node, count: int) -> GuestSize:
+    cores = _WORKSTATION_CORES if request.cores is None else request.cores
+    ram_mib = _WORKSTATION_RAM_MIB if request.ram_mib is None else request.ram_mib
+    most_ram = _ram_share(node.memory_mib, count)
+    if ram_mib > most_ram:
+        raise UsageError(
+            f"{count} guests with {render_size(ram_mib)} RAM each: this machine's {render_size(node.memory_mib)} allow "
+            f"{render_size(max(most_ram, 0))} each",
+            hint="ask for fewer guests (-n) or less RAM (--ram)",
+        )
+    return GuestSize(node, count, cores, ram_mib)
+
+
+def _ram_share(memory_mib: int, guests: int) -> int:
+    """The formula at the head of this file; an even number of MiB."""
+    each = (memory_mib - NODE_RESERVE_MIB) // guests - GUEST_RESERVE_MIB
+    return (each - each // OVERHEAD_SHARE) // 2 * 2
+
+
+def _warnings(request: Request, allocation: Allocation, sizes: Sequence[GuestSize]) -> tuple[str, ...]:
+    warnings = []
+    unused = len(allocation.nodes) - len(sizes)
+    if unused:
+        warnings.append(f"{unused} of {len(allocation.nodes)} nodes get no guest")
+    if allocation.mode is Mode.CLUSTER and not request.my_size and (request.cores or request.ram_mib):
+        warnings.append("--cores and --ram are not used: the allocation decides; with --my-size they take less")
+    crowded = next((size for size in sizes if size.guest_ct * size.cores > size.node.cores), None)
+    if crowded:
+        where = "this machine" if allocation.mode is Mode.WORKSTATION else f"node {crowded.node.name}"
+        used = crowded.guest_ct * crowded.cores
+        warnings.append(f"{used} virtual cores on the {crowded.node.cores} of {where}: guests share them")
+    need_mib = sum(size.guest_ct * size.ram_mib for size in sizes)
+    free_mib = allocation.nodes[0].free_mib
+    if free_mib is not None and need_mib > free_mib:
+        warnings.append(f"guests may use {render_size(need_mib)}; {render_size(free_mib)} are free now")
+    return tuple(warnings)

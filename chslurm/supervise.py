@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The head's judgement: (state, event, now) -> orders. Knows no clock, no process and no file.
+
+A cluster goes through the phases of `phases.Phase`, forward only; each has its deadline in `plan.Deadlines`. The first
+cause of the end counts; whatever happens while the cluster is being wound down is not a new cause.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chslurm.messages import Event, EventKind, Order, OrderKind
+from chslurm.phases import Cause, GuestPhase, GuestState, Phase
+from chslurm.plan import Plan
+
+GATHERED = {EventKind.TUNNEL_OFFER: OrderKind.PEERS, EventKind.TUNNEL_MTU: OrderKind.MTU}
+"""What every host has to report before the order that follows from all the reports together."""
+
+GUEST_EVENTS = frozenset(
+    {
+        EventKind.GUEST_STARTED,
+        EventKind.GUEST_STAGE,
+        EventKind.GUEST_READY,
+        EventKind.GUEST_GONE,
+        EventKind.BARRIER,
+        EventKind.JOB_STARTED,
+        EventKind.JOB_ENDED,
+    }
+)
+"""Events about one guest; all others are about a host."""
+
+SAME_BLOW_S = 5.0
+"""SLURM's TERM reaches the head, the hosts' tasks and (with some process trackers) every QEMU; who tells first is luck.
+A guest or node that is lost, and a cancellation within this time, are one and the same."""
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """The state of one cluster. Times are seconds of any monotonic clock."""
+
+    plan: Plan
+    started_s: float
+    phase: Phase = Phase.STARTING
+    cause: Cause | None = None
+    text: str = ""  # one line for the user: what, where, why, and the log to read
+    guests: dict[int, GuestState] = field(default_factory=dict)
+    up: set[int] = field(default_factory=set)  # hosts that have reported
+    joined: set[int] = field(default_factory=set)  # hosts whose network is complete
+    done: set[int] = field(default_factory=set)  # hosts that have said their last word or are lost
+    notes: list[str] = field(default_factory=list)
+    _phase_since_s: float = 0.0
+    _ending_since_s: float = 0.0
+    _heard_s: dict[int, float] = field(default_factory=dict)
+    _gathered: dict[EventKind, dict[int, Event]] = field(default_factory=dict)
+    _barriers: dict[str, set[int]] = field(default_factory=dict)
+    _booting: dict[int, None] = field(default_factory=dict)  # in order of their start
+
+    def __post_init__(self) -> None:
+        self.guests = {guest.id: GuestState() for guest in self.plan.guests}
+        self._phase_since_s = self.started_s
+
+    @property
+    def over(self) -> bool:
+        return self.phase is Phase.OVER
+
+    def count(self, *phases: GuestPhase) -> int:
+        """Return how many guests are in one of these phases."""
+        return sum(state.phase in phases for state in self.guests.values())
+
+    def gathered(self, kind: EventKind) -> list[Event]:
+        """Return what hosts reported of this kind, in the order of their numbers."""
+        return [event for _, event in sorted(self._gathered.get(kind, {}).items())]
+
+    # -- what happens -------------------------------------------------------------------------------------------------
+
+    def on_event(self, event: Event, now_s: float) -> list[Order]:
+        """Take in one report of a host. An event that names a guest or host outside the plan is dropped."""
+        if not self._is_ours(event):
+            return []
+        self._heard_s[event.host] = now_s
+        match event.kind:
+            case EventKind.NODE_UP:
+                self.up.add(event.host)
+            case EventKind.FABRIC_READY:
+                self.joined.add(event.host)
+            case EventKind.TUNNEL_OFFER | EventKind.TUNNEL_MTU:
+                return self._gather(event)
+            case EventKind.BARRIER:
+                return self._arrive(event)
+            case EventKind.NODE_NOTE:
+                self.notes.append(f"{self._host_name(event.host)}: {event.text}")
+            case EventKind.NODE_TOLD_TO_END:
+                return self._end(
+                    Cause.LOST, f"node {self._host_name(event.host)}: {event.text} came to oneguest", now_s
+                )
+            case EventKind.NODE_FAILED:
+                return self._end(Cause.MACHINERY, f"{self._host_name(event.host)}: {event.text}", now_s)
+            case EventKind.NODE_DONE:
+                self.done.add(event.host)
+                return self._host_is_done(event.host, now_s)
+            case EventKind.NODE_LOST:
+                self.done.add(event.host)
+                return self._end(Cause.LOST, f"node {self._host_name(event.host)} is lost: {event.text}", now_s)
+            case EventKind.STEP_ENDED:
+                return self._on_step_end(event, now_s)
+            case EventKind.PULSE:
+                pass
+            case _:
+                return self._on_guest_event(event, now_s)
+        return []
+
+    def _on_guest_event(self, event: Event, now_s: float) -> list[Order]:
+        guest = self.guests[event.guest]
+        match event.kind:
+            case EventKind.GUEST_STARTED:
+                guest.phase, guest.started_s = GuestPhase.BOOTING, now_s
+                self._booting[event.guest] = None
+            case EventKind.GUEST_STAGE:
+                guest.stage, guest.spoke = event.text, True
+            case EventKind.GUEST_READY:
+                guest.phase = GuestPhase.READY
+                self._booting.pop(event.guest, None)
+                if event.guest == 0 and self.phase is Phase.STARTING:
+                    self._enter(Phase.RUNNING, now_s)
+            case EventKind.JOB_STARTED:
+                guest.phase = GuestPhase.RUNNING
+            case EventKind.JOB_ENDED:
+                guest.phase, guest.status = GuestPhase.ENDED, event.status
+                return self._on_job_end(event.guest, now_s)
+            case EventKind.GUEST_GONE:
+                guest.phase = GuestPhase.GONE
+                self._booting.pop(event.guest, None)
+                return self._on_guest_gone(event, now_s)
+        return []
+
+    def on_signal(self, cause: Cause, text: str, now_s: float) -> list[Order]:
+        """Take in the user's or SLURM's wish to end. A second wish hurries what the first began."""
+        if self.phase < Phase.POWERING_DOWN:
+            return self._end(cause, text, now_s)
+        if self.cause is Cause.LOST and now_s < self._ending_since_s + SAME_BLOW_S:
+            self.cause, self.text = cause, text
+        if self.phase is Phase.POWERING_DOWN and cause is Cause.INTERRUPTED:
+            return self._enter(Phase.QUITTING, now_s)
+        return []
+
+    def on_time(self, now_s: float) -> list[Order]:
+        """Look whether a deadline has passed."""
+        if self.phase >= Phase.FINISHING:
+            due = not self.over and now_s >= self._phase_end_s()
+            return self._enter(Phase(self.phase + 1), now_s) if due else []
+        if (limit := self.plan.time_limit_s) is not None and now_s >= self.started_s + limit:
+            return self._end(Cause.TIME_LIMIT, f"the time limit of {limit:g} s has passed", now_s)
+        for host, heard_s in self._heard_s.items():
+            if now_s > heard_s + self.plan.deadlines.lost_s and host not in self.done:
+                lost = Event(EventKind.NODE_LOST, host, text=f"silent for {now_s - heard_s:.0f} s")
+                return self.on_event(lost, now_s)
+        return self._check_start(now_s)
+
+    # -- what follows -------------------------------------------------------------------------------------------------
+
+    def _is_ours(self, event: Event) -> bool:
+        """Whether host and guest are of the plan, and belong together."""
+        if event.kind is EventKind.STEP_ENDED:
+            return True
+        if event.kind in GUEST_EVENTS:
+            return event.guest in self.guests and self.plan.guests[event.guest].host == event.host
+        return 1 <= event.host <= len(self.plan.hosts)
+
+    def _gather(self, event: Event) -> list[Order]:
+        reports = self._gathered.setdefault(event.kind, {})
+        reports[event.host] = event
+        if len(reports) < len(self.plan.hosts):
+            return []
+        return [Order(GATHERED[event.kind], mtu=min(report.mtu for report in reports.values()))]
+
+    def _arrive(self, event: Event) -> list[Order]:
+        waiting = self._barriers.setdefault(event.text, set())
+        waiting.add(event.guest)
+        return [Order(OrderKind.RELEASE, text=event.text)] if len(waiting) == len(self.guests) else []
+
+    def _on_job_end(self, guest: int, now_s: float) -> list[Order]:
+        if guest == 0 and self.phase < Phase.FINISHING:
+            self.cause, self.text = Cause.JOB, ""
+            self._enter(Phase.FINISHING, now_s)
+        everyone = self.count(GuestPhase.ENDED, GuestPhase.GONE) == len(self.guests)
+        return self._enter(Phase.POWERING_DOWN, now_s) if self.phase is Phase.FINISHING and everyone else []
+
+    def _on_guest_gone(self, event: Event, now_s: float) -> list[Order]:
+        if self.phase >= Phase.FINISHING:
+            if self.phase is not Phase.FINISHING:
+                return []
+            self.notes.append(self._describe(event))
+            return self._on_job_end(event.guest, now_s)
+        if event.status == 0 and self.plan.job.interactive:
+            shut_down = event.guest == 0
+            return self._end(Cause.SHUTDOWN, "guest 0 was shut down", now_s) if shut_down else []
+        return self._end(Cause.LOST, self._describe(event), now_s)
+
+    def _host_is_done(self, host: int, now_s: float) -> list[Order]:
+        alive = [guest for guest in self.plan.host(host).guest_ids if self.guests[guest].phase is not GuestPhase.GONE]
+        if alive and self.phase < Phase.FINISHING:
+            return self._end(Cause.MACHINERY, f"{self._host_name(host)} ended before its guests did", now_s)
+        return self._enter(Phase.OVER, now_s) if len(self.done) == len(self.plan.hosts) else []
+
+    def _on_step_end(self, event: Event, now_s: float) -> list[Order]:
+        if self.cause is None:
+            self._end(Cause.MACHINERY, f"the hosts' tasks ended early: {event.text}; see out/step.out", now_s)
+        return self._enter(Phase.OVER, now_s)
+
+    def _check_start(self, now_s: float) -> list[Order]:
+        limits = self.plan.deadlines
+        if len(self.up) < len(self.plan.hosts):
+            if now_s > self.started_s + limits.node_up_s:
+                missing = [host.name for host in self.plan.hosts if host.number not in self.up]
+                return self._end(Cause.MACHINERY, _late("node", missing, "did not report", limits.node_up_s), now_s)
+        elif len(self.joined) < len(self.plan.hosts) and now_s > self.started_s + limits.node_up_s + limits.tunnel_s:
+            missing = [host.name for host in self.plan.hosts if host.number not in self.joined]
+            return self._end(
+                Cause.MACHINERY, _late("node", missing, "did not join the network", limits.tunnel_s), now_s
+            )
+        for guest in self._booting:  # in order of their start: the first is the latest
+            state = self.guests[guest]
+            age_s = now_s - state.started_s
+            if not state.spoke and age_s > limits.silent_s:
+                why = f"silent for {age_s:.0f} s after its start: the kernel hangs, or the image has no boot hook"
+            elif age_s > limits.ready_s:
+                why = f"not ready after {age_s:.0f} s; last stage: {state.stage or 'none'} (see --boot-timeout)"
+            else:
+                continue
+            return self._end(Cause.LOST, f"{self._guest_name(guest)}: {why}; see out/{guest}_console.out", now_s)
+        return []
+
+    def _end(self, cause: Cause, text: str, now_s: float) -> list[Order]:
+        """Begin to wind the cluster down, unless that has begun."""
+        if self.phase >= Phase.POWERING_DOWN:
+            return []
+        self.cause, self.text, self._ending_since_s = cause, text, now_s
+        return self._enter(Phase.POWERING_DOWN, now_s)
+
+    def _enter(self, phase: Phase, now_s: float) -> list[Order]:
+        if phase <= self.phase:  # forward only
+            return []
+        self.phase, self._phase_since_s = phase, now_s
+        orders = {
+            Phase.POWERING_DOWN: [Order(OrderKind.POWER_DOWN)],
+            Phase.QUITTING: [Order(OrderKind.QUIT)],
+            Phase.KILLING: [Order(OrderKind.KILL)],
+        }
+        return orders.get(phase, [])
+
+    def _phase_end_s(self) -> float:
+        limits = self.plan.deadlines
+        lasts_s = {
+            Phase.FINISHING: limits.finish_s,
+            Phase.POWERING_DOWN: limits.power_down_s,
+            Phase.QUITTING: limits.quit_s,
+            Phase.KILLING: limits.node_down_s,
+        }[self.phase]
+        if self.cause in (Cause.CANCELLED, Cause.TIME_LIMIT):  # SLURM kills everything after its KillWait
+            lasts_s = min(lasts_s, limits.cancel_s / 3)
+        return self._phase_since_s + lasts_s
+
+    # -- names for the user -------------------------------------------------------------------------------------------
+
+    def _describe(self, event: Event) -> str:
+        return f"{self._guest_name(event.guest)}: {event.text}; see out/{event.guest}_console.out"
+
+    def _guest_name(self, guest: int) -> str:
+        return f"guest {guest} on {self._host_name(self.plan.guests[guest].host)}"
+
+    def _host_name(self, number: int) -> str:
+        return self.plan.host(number).name
+
+
+def _late(what: str, names: list[str], how: str, limit_s: float) -> str:
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"{what} {shown} {how} within {limit_s:g} s; see out/step.out"

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=sh
+#
+# Batch: run the user's job script in the background and tell the host how it ended. The host decides what happens then.
+# Interactive: offer a login on the console and leave the script to the user.
+
+# Open the port NAME of the host as file descriptor 5 (job output) or 6 (job errors).
+open_ports() {
+    out_port=$(chguest port chslurm.job.out) && err_port=$(chguest port chslurm.job.err) &&
+        command exec 5>"$out_port" 6>"$err_port"
+}
+
+# Run the job as charlie, set `status` to its exit status (128+N when signal N ended it).
+#
+# A virtio port can be open only once, and /dev/stderr opens again what it names; so pipes that charlie may open stand
+# between the job and the ports. A process that outlives the script may hold them open: its output is relayed as
+# long as the guest runs, but waited for no more than DRAIN_TIMEOUT_S. job.end ends when both relays have ended.
+DRAIN_TIMEOUT_S=5
+run_as_charlie() {
+    job=$CH_RUN/job
+    mkfifo -m 0666 "$job.out" "$job.err" "$job.end"
+
+    # shellcheck disable=SC2094  # a pipe: 7 keeps it open for writing, 8 sees its end
+    exec 7<>"$job.end" 8<"$job.end"
+    cat <"$job.out" >&5 8<&- &
+    cat <"$job.err" >&6 8<&- &
+    exec 5>&- 6>&- 7>&-
+
+    # Services ignore SIGPIPE, and shells in the background SIGINT; a job expects neither.
+    env --default-signal setpriv --reuid charlie --regid charlie --init-groups --reset-env \
+        sh "$HERE/charlie.sh" </dev/null >"$job.out" 2>"$job.err" 8<&-
+    status=$?
+
+    timeout "$DRAIN_TIMEOUT_S" cat <&8
+}
+
+# Run the job to its end and spread the word: for people, for job scripts, for the host.
+run_job() {
+    set +e
+    chguest job-started
+    run_as_charlie
+
+    log "user job complete; writing $CH_GUEST_ID.jobdone"
+    done_file=$CH_ROOT/ch/meta/sync/$CH_GUEST_ID.jobdone
+    echo "$status" >"$done_file.new" && mv "$done_file.new" "$done_file"
+    if [ "$CH_GUEST_ID" -eq 0 ]; then
+        log 'shutting down'
+    else
+        log 'staying up for the other guests'
+    fi
+    chguest job-ended "$status"
+}
+
+if [ "$CH_INTERACTIVE" -eq 1 ]; then
+    systemctl --no-block start serial-getty@hvc0.service
+else
+    open_ports || fail 'cannot open the ports for the output of the job'
+    log 'will shut down after job'
+    log 'forking to run user job'
+    run_job &
+fi

@@ -1,0 +1,30 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# A virtual cluster as a SLURM batch job. Submit it from the folder that holds examples/, and say which image to boot:
+#
+#     CHSLURM_IMAGE=/data/vm/image.qcow2 sbatch sbatch-templates/chjob.sh
+#
+# Three nodes: one guest per node, each as large as what SLURM gives this job there.
+#SBATCH -N 3
+#SBATCH --job-name=mpihello
+#SBATCH --time=00:30:00
+#SBATCH --output=chjob-%j.out
+#
+# More of each node, if the guests need it (remove one #):
+##SBATCH --cpus-per-task=2
+##SBATCH --mem=4G
+##SBATCH --exclusive
+
+IMAGE=${CHSLURM_IMAGE:?set it to the image to boot, for example /data/vm/image.qcow2}
+
+# The job directory charlie.DATE_TIME, with the output of the job in out/, appears in this folder, too.
+cd "$SLURM_SUBMIT_DIR" || exit
+
+# exec: chrun takes the place of this script. So scancel and the time limit reach chrun itself, which takes the guests
+# down in order; and the exit status of the job in the guests becomes that of the SLURM job.
+#
+#   --job FILE    what to run on every guest; without it the guests wait for a login (--interactive)
+#   --dir DIR     a directory of yours as /ch/data1 in all guests; repeat it for /ch/data2 and so on
+#   -n N          more guests than nodes, in all
+exec chrun --job examples/mpihello/mpihello.sh --dir examples/mpihello/data "$IMAGE"

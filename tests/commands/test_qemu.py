@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One guest's process from start to end, with the stand-in for QEMU on PATH."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chslurm.guest import Disk, Machine, Passthrough
+from chslurm.host.qemu import Ending, Qemu, start_qemu
+from chslurm.messages import GuestOrder, GuestWordKind
+from chslurm.plan import Accelerator
+
+FAKES = Path(__file__).parent.parent / "fakes" / "bin"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    monkeypatch.setenv("PATH", f"{FAKES}:{os.environ['PATH']}")
+    return Machine(
+        name="chgu0",
+        mac="02:00:ac:16:01:01",
+        cores=1,
+        ram_mib=256,
+        accelerator=Accelerator.TCG,
+        firmware=None,
+        kernel=None,
+        root=Disk("/none"),
+        temporary=Disk("/none"),
+        shares=(Passthrough("meta", str(tmp_path), read_only=True),),
+        tap_fd=0,
+        qmp_fd=-1,
+        control_fd=-1,
+        console=tmp_path / "console, with comma",
+        job_output=tmp_path / "job.out",
+        job_errors=tmp_path / "job.err",
+    )
+
+
+def live(machine: Machine, act: Callable[[Qemu], None]) -> Ending:
+    """Start the machine, wait for its hello, do `act` and return how it ended."""
+
+    async def story() -> Ending:
+        qemu = start_qemu(machine, machine.console.parent / "log")
+        hello = asyncio.Event()
+        qemu.on_word = lambda word: hello.set() if word.event is GuestWordKind.HELLO else None
+        await asyncio.wait_for(hello.wait(), 10)
+        await asyncio.wait_for(qemu.connected.wait(), 10)
+        act(qemu)
+        return await asyncio.wait_for(qemu.ending, 10)
+
+    return asyncio.run(story())
+
+
+def test_console_is_where_it_was_said_to_be(machine: Machine) -> None:
+    live(machine, Qemu.kill)
+    assert Path(machine.console).read_text() == "fake guest\n"
+
+
+def test_orderly_shutdown_is_clean(machine: Machine) -> None:
+    assert live(machine, Qemu.power_down) == Ending(clean=True, why="shut down from inside")
+
+
+def test_quit_is_not_clean(machine: Machine) -> None:
+    assert live(machine, Qemu.quit) == Ending(clean=False, why="quit on order")
+
+
+def test_kill_is_told_as_such(machine: Machine) -> None:
+    assert live(machine, Qemu.kill) == Ending(clean=False, why="QEMU ended: killed by SIGKILL")
+
+
+def test_term_is_no_success_though_qemu_exits_0(machine: Machine) -> None:
+    def term(qemu: Qemu) -> None:
+        os.kill(qemu.process.pid, signal.SIGTERM)
+
+    assert live(machine, term) == Ending(clean=False, why="QEMU was ended by a signal")
+
+
+def test_panic_is_told_as_such(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_GUEST", "panic")
+    assert live(machine, lambda qemu: qemu.say(GuestOrder(op="boot"))) == Ending(clean=False, why="kernel panic")

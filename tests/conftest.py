@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests of all rings share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from chslurm.plan import (
+    PLAN_FORMAT,
+    Accelerator,
+    Deadlines,
+    Disks,
+    Guest,
+    Host,
+    Image,
+    Job,
+    Mode,
+    Plan,
+    Share,
+    User,
+)
+
+PlanMaker = Callable[..., Plan]
+
+
+@pytest.fixture(scope="session")
+def plan_of() -> PlanMaker:
+    """Return a function that makes a plan of so many hosts with so many guests each."""
+
+    def make(
+        hosts: int = 3, guests_per_host: int = 1, *, interactive: bool = False, time_limit_s: float | None = None
+    ) -> Plan:
+        return Plan(
+            format=PLAN_FORMAT,
+            version="0",
+            cluster_id="0123456789abcdef",
+            created="2026-01-02T03:04:05Z",
+            mode=Mode.CLUSTER,
+            job_dir="/home/user/charlie",
+            image=Image("/images/a,b.qcow2", "qcow2", 1, 2, 3),
+            hosts=tuple(
+                Host(number, f"cn{number:03}", 2, 4000, (number - 1) * guests_per_host, guests_per_host)
+                for number in range(1, hosts + 1)
+            ),
+            guests=tuple(
+                Guest(number * guests_per_host + slot, number + 1, slot + 1, 2, 1024)
+                for number in range(hosts)
+                for slot in range(guests_per_host)
+            ),
+            shares=(Share("data1", "/home/user/data, with comma"),),
+            job=Job(None if interactive else "/home/user/job.sh", (), interactive, "job.sh"),
+            user=User("user", 1000, 1000, ()),
+            disks=Disks(2048, 4096, None, None, "local"),
+            accelerator=Accelerator.AUTO,
+            vni=7,
+            outside=False,
+            environment={},
+            slurm_job_id="42",
+            end_time_unix_s=None,
+            time_limit_s=time_limit_s,
+            deadlines=Deadlines(
+                node_up_s=60,
+                tunnel_s=30,
+                silent_s=100,
+                ready_s=300,
+                finish_s=60,
+                power_down_s=20,
+                quit_s=10,
+                node_down_s=15,
+                beat_s=5,
+                lost_s=30,
+                cancel_s=28,
+            ),
+            guest_options=(),
+            warnings=(),
+            sync=True,
+            cleanup=False,
+        )
+
+    return make

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node process of a test: runs the product's fabric as an ordinary user and does what JSON lines on stdin say.
+
+    driver.py HOST SLOTS MODE HOST_CT LOG_DIR [GUEST_TAP_FD...]
+
+Frames go to and fro between the fabric's TAPs and the TAPs of test guests, as QEMU would pass them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from chslurm.errors import ChslurmError
+from chslurm.host.fabric import Fabric, own_address, reserve_tunnel_port, start_fabric
+from chslurm.host.pathmtu import PathProbe
+from chslurm.network import Peer, make_host_network
+from chslurm.plan import Mode
+
+TOKEN = b"0123456789abcdef"
+
+
+def main() -> None:
+    host, slots, mode, host_ct, log_dir, *guests = sys.argv[1:]
+    network = make_host_network(int(host), int(slots), Mode(mode), int(host_ct))
+    began = time.monotonic()
+    try:
+        with start_fabric(network, Path(log_dir)) as fabric:
+            say(holder=fabric.holder_pid, elapsed_s=time.monotonic() - began)
+            asyncio.run(serve(fabric, [int(fd) for fd in guests]))
+    except ChslurmError as error:
+        say(error=str(error))
+    else:
+        say(ended=True)
+
+
+async def serve(fabric: Fabric, guests: Sequence[int]) -> None:
+    loop = asyncio.get_running_loop()
+    for tap, guest in zip(fabric.taps, guests, strict=True):
+        loop.add_reader(tap, pump, tap, guest)
+        loop.add_reader(guest, pump, guest, tap)
+    ended = asyncio.Event()
+    loop.add_reader(fabric, lost, loop, fabric, ended)
+    orders = asyncio.create_task(obey(fabric, ended))
+    await ended.wait()
+    orders.cancel()
+    for fd in (*fabric.taps, *guests):
+        loop.remove_reader(fd)
+
+
+def pump(source: int, target: int) -> None:
+    with contextlib.suppress(OSError):
+        os.write(target, os.read(source, 70000))
+
+
+def lost(loop: asyncio.AbstractEventLoop, fabric: Fabric, ended: asyncio.Event) -> None:
+    loop.remove_reader(fabric)
+    try:
+        fabric.check()
+    except Exception as error:
+        say(lost=str(error))
+    ended.set()
+
+
+async def obey(fabric: Fabric, ended: asyncio.Event) -> None:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    session = Session(fabric)
+    while line := await reader.readline():
+        order = json.loads(line)
+        try:
+            say(answer=await getattr(session, order.pop("do"))(**order))
+        except Exception as error:
+            say(error=f"{type(error).__name__}: {error}")
+    ended.set()
+
+
+class Session:
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+        self.reserved: socket.socket | None = None
+        self.probe: PathProbe | None = None
+
+    async def join_outside(self) -> str:
+        return self.fabric.join_outside()
+
+    async def reserve(self, toward: str) -> Any:
+        self.reserved = reserve_tunnel_port()
+        self.probe = PathProbe(self.reserved, TOKEN)
+        return [own_address(toward), self.reserved.getsockname()[1]]
+
+    async def probe_mtu(self, peer: Any) -> Any:
+        assert self.probe
+        began = time.monotonic()
+        return [await self.probe.measure(Peer(*peer)), time.monotonic() - began]
+
+    async def open_tunnel(self, peers: Any, vni: int, mtu: int) -> float:
+        assert self.probe
+        assert self.reserved
+        self.probe.close()
+        began = time.monotonic()
+        self.fabric.open_tunnel([Peer(*peer) for peer in peers], vni, mtu, self.reserved)
+        return time.monotonic() - began
+
+
+def say(**words: Any) -> None:
+    print(json.dumps(words), flush=True)
+
+
+main()

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small servers and clients for test guests, hosts and the outside.
+
+sockets.py serve NAME tcp|udp|dns PORT [ADDRESS]     answers NAME (dns: an A record) until killed
+sockets.py ask tcp|udp ADDRESS PORT                  prints the NAME that answers, or nothing
+sockets.py ask dns|dns-tcp SERVER 53                 prints the address of outside.test
+sockets.py tap FD                                    makes eth0 and sends its descriptor to socket FD
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable
+
+_QUERY = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07outside\x04test\x00\x00\x01\x00\x01"
+_A_RECORD = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04" + bytes((198, 51, 100, 1))
+TIMEOUT_S = 1.5
+
+
+def family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def answer_query(query: bytes) -> bytes:
+    return query[:2] + b"\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00" + query[12:] + _A_RECORD
+
+
+def serve(name: str, kind: str, port: str, address: str = "0.0.0.0") -> None:
+    family = family_of(address)
+    dns = kind == "dns"
+    if kind != "udp":
+        listener = socket.create_server((address, int(port)), family=family)
+        threading.Thread(target=serve_tcp, args=(listener, name, dns), daemon=True).start()
+    if kind != "tcp":
+        server = socket.socket(family, socket.SOCK_DGRAM)
+        server.bind((address, int(port)))
+        threading.Thread(target=serve_udp, args=(server, name, dns), daemon=True).start()
+    print("up", flush=True)
+    signal.pause()
+
+
+def serve_tcp(listener: socket.socket, name: str, dns: bool) -> None:
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            if dns:
+                answer = answer_query(connection.recv(600)[2:])
+                connection.sendall(struct.pack("!H", len(answer)) + answer)
+            else:
+                connection.sendall(name.encode())
+
+
+def serve_udp(server: socket.socket, name: str, dns: bool) -> None:
+    while True:
+        data, sender = server.recvfrom(65535)
+        server.sendto(answer_query(data) if dns else name.encode(), sender)
+
+
+def ask(kind: str, address: str, port: str) -> None:
+    stream = kind in ("tcp", "dns-tcp")
+    family = family_of(address)
+    with socket.socket(family, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM) as asking:
+        asking.settimeout(TIMEOUT_S)
+        try:
+            asking.connect(socket.getaddrinfo(address, int(port), family)[0][4])
+            if kind == "dns-tcp":
+                asking.sendall(struct.pack("!H", len(_QUERY)) + _QUERY)
+            else:
+                asking.sendall(_QUERY if kind == "dns" else b"who?")
+            data = asking.recv(2000)
+        except OSError:
+            return
+        print(socket.inet_ntoa(data[-4:]) if kind.startswith("dns") else data.decode())
+
+
+def tap(fd: str) -> None:
+    device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    fcntl.ioctl(device, 0x400454CA, struct.pack("16sH22x", b"eth0", 0x0002 | 0x1000 | 0x4000))
+    with socket.socket(fileno=int(fd)) as parent:
+        socket.send_fds(parent, [b"x"], [device])
+
+
+if __name__ == "__main__":
+    what: dict[str, Callable[..., None]] = {"serve": serve, "ask": ask, "tap": tap}
+    what[sys.argv[1]](*sys.argv[2:])

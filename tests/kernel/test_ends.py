@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""However a fabric ends, nothing of it is left: no process, no namespace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from lab import USER, Lab, Node, is_alive, is_gone, join, kill
+
+
+@pytest.fixture(params=["cluster", "workstation"])
+def node(lab: Lab, request: pytest.FixtureRequest) -> Node:
+    """A fabric with everything it can have."""
+    if request.param == "workstation":
+        node = lab.start(lab.add_host(1), slots=1, mode="workstation")
+        node.ask("join_outside")
+        return node
+    node = lab.start(lab.add_host(1), 1, 1, host_ct=2)
+    join([node, lab.start(lab.add_host(2), 2, 1, host_ct=2)])
+    return node
+
+
+def test_orderly_end(node: Node) -> None:
+    pids = node.helpers()
+    node.end()
+    assert all(is_gone(pid) for pid in pids.values())
+
+
+@pytest.mark.parametrize("victim", ["node", "holder", "pasta"])
+def test_no_process_survives_the_death_of_one(node: Node, victim: str) -> None:
+    pids = node.helpers()
+    kill(pids[victim])
+    for name, pid in pids.items():
+        assert is_gone(pid), name
+    assert not [pid for pid in user_processes() if pid in pids.values()]
+
+
+@pytest.mark.parametrize(("victim", "told"), [("holder", "holder"), ("pasta", "pasta has ended: killed by SIGKILL")])
+def test_the_dead_is_named_with_its_log(node: Node, victim: str, told: str) -> None:
+    kill(node.helpers()[victim])
+    lost = node.read()["lost"]
+    assert told in lost
+    assert str(node.log_dir) in lost
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_for_everyone_do_not_end_the_network(node: Node, number: signal.Signals) -> None:
+    """SLURM's cancel sends TERM to every process of the job: guests still need their network to finish."""
+    pids = node.helpers()
+    for name in ("holder", "pasta"):
+        os.kill(pids[name], number)
+    time.sleep(0.2)
+    assert node.helpers() == pids
+    assert node.guests[0].pings(node.guests[0].address.gateway)
+
+
+def test_end_before_anything_was_joined(lab: Lab) -> None:
+    node = lab.start(lab.add_host(1))
+    kill(node.process.pid)
+    assert is_gone(node.holder)
+
+
+def test_start_is_fast(lab: Lab) -> None:
+    host = lab.add_host(1)
+    times = sorted(lab.start(host, slots=8).started["elapsed_s"] for _ in range(3))
+    assert times[1] < 0.15
+
+
+def test_no_tun_device_is_told_plainly(lab: Lab) -> None:
+    host = lab.add_host(1)
+    host.sh("chmod 600 /dev/net/tun")
+    with pytest.raises(AssertionError, match="can't make a TAP device with /dev/net/tun: Permission denied"):
+        lab.start(host)
+
+
+def user_processes() -> list[int]:
+    """Processes of the ordinary user that are more than zombies."""
+    return [
+        int(entry.name)
+        for entry in os.scandir("/proc")
+        if entry.name.isdigit() and entry.stat().st_uid == USER and is_alive(int(entry.name))
+    ]

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The head's judgement, with a clock made of numbers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chslurm.messages import Event, EventKind, Order, OrderKind
+from chslurm.phases import Cause, GuestPhase, Phase
+from chslurm.plan import Plan
+from chslurm.report import make_summary, render_summary
+from chslurm.supervise import Supervisor
+from tests.conftest import PlanMaker
+
+
+class Play:
+    """A supervisor, and the clock it is shown."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.now_s = 100.0
+        self.head = Supervisor(plan, self.now_s)
+
+    def host(self, kind: EventKind, host: int, **fields: object) -> list[Order]:
+        self.now_s += 0.01
+        return self.head.on_event(Event(kind, host, **fields), self.now_s)  # type: ignore[arg-type]
+
+    def guest(self, kind: EventKind, guest: int, **fields: object) -> list[Order]:
+        return self.host(kind, self.plan.guests[guest].host, guest=guest, **fields)
+
+    def every_guest(self, kind: EventKind, **fields: object) -> list[list[Order]]:
+        return [self.guest(kind, guest.id, **fields) for guest in self.plan.guests]
+
+    def every_host(self, kind: EventKind, **fields: object) -> list[list[Order]]:
+        return [self.host(kind, host.number, **fields) for host in self.plan.hosts]
+
+    def boot(self) -> None:
+        self.every_host(EventKind.NODE_UP)
+        self.every_guest(EventKind.GUEST_STARTED)
+        self.every_host(EventKind.FABRIC_READY)
+        self.every_guest(EventKind.GUEST_STAGE, text="kernel")
+        self.every_guest(EventKind.GUEST_READY)
+
+    def run_jobs(self, *statuses: int) -> list[Order]:
+        self.every_guest(EventKind.JOB_STARTED)
+        orders: list[Order] = []
+        for guest, status in reversed(list(enumerate(statuses))):
+            orders += self.guest(EventKind.JOB_ENDED, guest, status=status)
+        return orders
+
+    def leave(self) -> int:
+        self.every_guest(EventKind.GUEST_GONE, text="shut down from inside")
+        self.every_host(EventKind.NODE_DONE)
+        assert self.head.over
+        return make_summary(self.plan, self.head, self.now_s).exit_status
+
+    def wait(self, seconds: float) -> list[Order]:
+        """Let time pass while every host says that it is there."""
+        orders: list[Order] = []
+        end_s = self.now_s + seconds
+        while self.now_s < end_s:
+            self.now_s += 0.25
+            for host in self.plan.hosts:
+                self.host(EventKind.PULSE, host.number)
+            orders += self.head.on_time(self.now_s)
+        return orders
+
+    @property
+    def lines(self) -> str:
+        return "\n".join(render_summary(make_summary(self.plan, self.head, self.now_s)))
+
+
+@pytest.fixture
+def play(plan_of: PlanMaker) -> Play:
+    return Play(plan_of())
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"), [((0, 0, 0), 0), ((7, 0, 0), 7), ((0, 3, 5), 5), ((2, 9, 9), 2), ((143, 0, 0), 143)]
+)
+def test_exit_status_is_guest_0s_or_the_largest_of_the_others(
+    play: Play, statuses: tuple[int, ...], expected: int
+) -> None:
+    play.boot()
+    assert play.run_jobs(*statuses) == [Order(OrderKind.POWER_DOWN)]
+    assert play.leave() == expected
+    assert play.head.cause is Cause.JOB
+
+
+def test_failed_guests_are_listed_with_their_nodes(play: Play) -> None:
+    play.boot()
+    play.run_jobs(0, 3, 0)
+    play.leave()
+    assert "guest 1 on cn002: job ended with 3" in play.lines
+
+
+def test_guests_other_than_0_get_their_time_and_then_all_power_down(play: Play) -> None:
+    play.boot()
+    play.every_guest(EventKind.JOB_STARTED)
+    assert play.guest(EventKind.JOB_ENDED, 0, status=0) == []
+    assert play.wait(50) == []
+    assert play.wait(11) == [Order(OrderKind.POWER_DOWN)]
+    assert play.leave() == 0
+    assert "guest 1 on cn002: job" in play.lines
+
+
+def test_tunnel_is_opened_with_the_smallest_path(play: Play) -> None:
+    play.every_host(EventKind.NODE_UP)
+    assert play.host(EventKind.TUNNEL_OFFER, 1, address="10.0.0.1", port=1, mtu=1500) == []
+    assert play.host(EventKind.TUNNEL_OFFER, 3, address="10.0.0.3", port=3, mtu=1500) == []
+    assert [o.kind for o in play.host(EventKind.TUNNEL_OFFER, 2, address="10.0.0.2", port=2, mtu=1400)] == [
+        OrderKind.PEERS
+    ]
+    assert [event.address for event in play.head.gathered(EventKind.TUNNEL_OFFER)] == [
+        "10.0.0.1",
+        "10.0.0.2",
+        "10.0.0.3",
+    ]
+    play.host(EventKind.TUNNEL_MTU, 1, mtu=1500)
+    play.host(EventKind.TUNNEL_MTU, 2, mtu=1400)
+    assert play.host(EventKind.TUNNEL_MTU, 3, mtu=1500) == [Order(OrderKind.MTU, mtu=1400)]
+
+
+def test_barrier_opens_when_all_have_arrived(play: Play) -> None:
+    assert play.guest(EventKind.BARRIER, 0, text="boot") == []
+    assert play.guest(EventKind.BARRIER, 0, text="boot") == []
+    assert play.guest(EventKind.BARRIER, 2, text="boot") == []
+    assert play.guest(EventKind.BARRIER, 1, text="boot") == [Order(OrderKind.RELEASE, text="boot")]
+
+
+def test_lost_guest_ends_the_cluster_with_70_and_names_itself(play: Play) -> None:
+    play.boot()
+    play.every_guest(EventKind.JOB_STARTED)
+    orders = play.guest(EventKind.GUEST_GONE, 1, status=1, text="QEMU ended: killed by SIGKILL")
+    assert orders == [Order(OrderKind.POWER_DOWN)]
+    assert play.leave() == 70
+    assert "guest 1 on cn002: QEMU ended: killed by SIGKILL; see out/1_console.out" in play.lines
+
+
+def test_power_off_in_batch_mode_is_no_success(play: Play) -> None:
+    play.boot()
+    play.guest(EventKind.GUEST_GONE, 2, status=0, text="shut down from inside")
+    assert play.leave() == 70
+
+
+def test_interactive_cluster_ends_with_guest_0_and_only_with_it(plan_of: PlanMaker) -> None:
+    play = Play(plan_of(interactive=True))
+    play.boot()
+    assert play.guest(EventKind.GUEST_GONE, 2, status=0, text="shut down from inside") == []
+    assert play.guest(EventKind.GUEST_GONE, 0, status=0, text="shut down from inside") == [Order(OrderKind.POWER_DOWN)]
+    assert play.leave() == 0
+    assert play.head.cause is Cause.SHUTDOWN
+
+
+def test_every_stage_of_winding_down_has_its_deadline(play: Play) -> None:
+    play.boot()
+    play.run_jobs(0, 0, 0)
+    assert play.wait(60) == [Order(OrderKind.QUIT), Order(OrderKind.KILL)]
+    assert play.head.over
+
+
+def test_cancel_fits_into_slurms_kill_wait(play: Play) -> None:
+    play.boot()
+    assert play.head.on_signal(Cause.CANCELLED, "cancelled", play.now_s) == [Order(OrderKind.POWER_DOWN)]
+    began_s = play.now_s
+    while not play.head.over:
+        play.wait(0.5)
+    assert play.now_s - began_s < 30
+    assert make_summary(play.plan, play.head, play.now_s).exit_status == 143
+
+
+def test_guest_lost_by_slurms_term_is_a_cancellation(play: Play) -> None:
+    play.boot()
+    play.guest(EventKind.GUEST_GONE, 1, status=1, text="QEMU was ended by a signal")
+    play.head.on_signal(Cause.CANCELLED, "cancelled (SIGTERM)", play.now_s + 1)
+    assert play.leave() == 143
+
+
+def test_second_interrupt_hurries(play: Play) -> None:
+    play.boot()
+    assert play.head.on_signal(Cause.INTERRUPTED, "interrupted", play.now_s) == [Order(OrderKind.POWER_DOWN)]
+    assert play.head.on_signal(Cause.INTERRUPTED, "interrupted", play.now_s) == [Order(OrderKind.QUIT)]
+    assert play.leave() == 130
+
+
+def test_time_limit(plan_of: PlanMaker) -> None:
+    play = Play(plan_of(time_limit_s=50))
+    play.boot()
+    assert play.wait(49) == []
+    assert play.wait(2) == [Order(OrderKind.POWER_DOWN)]
+    assert play.leave() == 124
+
+
+def test_silent_node_is_lost(play: Play) -> None:
+    play.boot()
+    for _ in range(40):
+        play.now_s += 1
+        play.host(EventKind.PULSE, 1)
+        play.host(EventKind.PULSE, 3)
+        play.head.on_time(play.now_s)
+    assert play.head.cause is Cause.LOST
+    assert "node cn002 is lost: silent for" in play.head.text
+
+
+@pytest.mark.parametrize(("spoke", "after_s", "words"), [(False, 101, "silent for"), (True, 301, "not ready after 30")])
+def test_hung_guest_is_named_with_the_stage_it_reached(play: Play, spoke: bool, after_s: float, words: str) -> None:
+    play.every_host(EventKind.NODE_UP)
+    play.every_host(EventKind.FABRIC_READY)
+    play.every_guest(EventKind.GUEST_STARTED)
+    if spoke:
+        play.every_guest(EventKind.GUEST_STAGE, text="10-storage.sh")
+    play.guest(EventKind.GUEST_READY, 0)
+    play.guest(EventKind.GUEST_READY, 2)
+    assert Order(OrderKind.POWER_DOWN) in play.wait(after_s)
+    assert play.head.text.startswith(f"guest 1 on cn002: {words}")
+
+
+def test_nodes_that_never_report_are_named(play: Play) -> None:
+    play.host(EventKind.NODE_UP, 1)
+    play.now_s += 61
+    assert play.head.on_time(play.now_s)
+    assert "silent" in play.head.text or "cn002, cn003 did not report within 60 s" in play.head.text
+
+
+def test_step_that_ends_early_is_machinery(play: Play) -> None:
+    play.boot()
+    play.host(EventKind.STEP_ENDED, 0, status=1, text="exit status 1: srun: error: ...")
+    assert play.head.over
+    assert make_summary(play.plan, play.head, play.now_s).exit_status == 70
+
+
+@given(
+    st.lists(
+        st.builds(
+            Event,
+            kind=st.sampled_from(EventKind),
+            host=st.integers(-1, 5),
+            guest=st.integers(-2, 5),
+            status=st.integers(0, 255),
+            text=st.text(max_size=10),
+            mtu=st.integers(0, 9000),
+        ),
+        max_size=60,
+    )
+)
+def test_any_sequence_of_events_ends_and_never_goes_back(plan_of: PlanMaker, events: list[Event]) -> None:
+    head = Supervisor(plan_of(), 0.0)
+    now_s, phase = 0.0, Phase.STARTING
+    for event in events:
+        now_s += 0.5
+        head.on_event(event, now_s)
+        head.on_time(now_s)
+        assert head.phase >= phase
+        phase = head.phase
+    head.on_signal(Cause.CANCELLED, "cancelled", now_s)
+    for _ in range(200):
+        now_s += 1
+        head.on_time(now_s)
+    assert head.over
+    assert head.cause is not None
+    assert all(isinstance(state.phase, GuestPhase) for state in head.guests.values())
