@@ -2,7 +2,7 @@
 """What we were given: the nodes of a SLURM allocation, or this machine, with cores, memory and an end.
 
 SLURM describes an allocation in environment variables; what they leave out (a node's memory, the end, KillWait) is in
-the records that `scontrol` prints, passed in here as text. Whatever is garbled or contradicts itself is refused with the
+the records that `scontrol` prints, passed in here as text. What is garbled or contradicts itself is refused, with the
 variable's name: a cluster built on a guess would be killed by SLURM later, or disturb others.
 """
 

@@ -66,7 +66,7 @@ def check_layer(path: str, info: str) -> tuple[str, str] | None:
     if layer.backing is None:
         return None
     below = PurePath(path).parent / layer.backing
-    if below.parent != PurePath(path).parent or ":" in layer.backing:
+    if below.parent != PurePath(path).parent or below.name == ".." or ":" in layer.backing:
         hint = "make one file of it with qemu-img convert"
         raise UsageError(f"{name}: its backing file {quote(layer.backing)} does not lie beside it", hint=hint)
     if layer.backing_format not in ("qcow2", "raw"):

@@ -80,7 +80,7 @@ def render_duration(duration_s: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}"
 
 
-def quote(text: str, limit: int = 60) -> str:
+def quote(text: str, limit: int = 200) -> str:
     """Return `text` in quotes for a message, its middle left out when it is long."""
     short = text if len(text) <= limit else f"{text[: limit - 10]}...{text[-7:]}"
     return repr(short)

@@ -123,7 +123,7 @@ umask 0077
 user=$CH_RUN/user
 mkdir "$user"
 for name in id_ed25519 id_ed25519.pub; do
-    while IFS= read -r line; do
+    while IFS= read -r line || [ -n "$line" ]; do
         printf '%s\n' "$line"
     done <"$CH_RUN/$name" >"$user/$name"
 done

@@ -22,11 +22,9 @@ from chslurm.plan import (
     User,
 )
 
-PlanMaker = Callable[..., Plan]
-
 
 @pytest.fixture(scope="session")
-def plan_of() -> PlanMaker:
+def plan_of() -> Callable[..., Plan]:
     """Return a function that makes a plan of so many hosts with so many guests each."""
 
     def make(

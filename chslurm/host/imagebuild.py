@@ -156,6 +156,7 @@ def _mmdebstrap_argv(options: BuildOptions, disk: Path) -> list[str]:
     # fmt: off
     return [
         "mmdebstrap", "--variant=minbase", "--format=null", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
+        "--skip=cleanup/apt",  # the tree is thrown away
         *_find_apt_options(),
         f"--include={','.join([*packages, *options.include])}",
         # Before anything is unpacked: our files. (In a user namespace the hooks can't see the home of the user.)

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import signal
 import socket
 import struct
 import sys
@@ -51,6 +52,7 @@ class Namespaces:
         """Make and enter them: uid and gid stay what they are. Raises ChslurmError when the host does not allow it."""
         uid, gid = os.getuid(), os.getgid()
         _check_zero(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET), "make a user and network namespace", _USERNS_HINT)
+        self._user = os.readlink("/proc/self/ns/user")  # a new one, or we would not be here
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
@@ -76,6 +78,14 @@ class Namespaces:
         """Tell whether there is a link of this name."""
         with self._inside(place):
             return name in (link for _, link in socket.if_nameindex())
+
+    def kill_entered(self) -> None:
+        """Kill every other process in our user namespace: what a user has sent there with `nsenter`."""
+        for entry in os.scandir("/proc"):
+            with contextlib.suppress(OSError):
+                pid = int(entry.name) if entry.name.isdigit() else os.getpid()
+                if pid != os.getpid() and os.readlink(f"/proc/{pid}/ns/user") == self._user:
+                    os.kill(pid, signal.SIGKILL)
 
     @contextlib.contextmanager
     def _inside(self, place: Place) -> Iterator[None]:

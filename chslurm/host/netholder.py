@@ -6,9 +6,9 @@
                                     └─ guests     network namespace the holder stays in
 
 Requests and answers are JSON lines. When the socket ends, however the node process ended, the holder kills the helper
-it was told to guard (pasta outlives its parent: its change of credentials clears the parent-death signal) and exits,
-and with it the namespaces go. It ignores TERM, INT and HUP, which SLURM and terminals send to everyone: only the socket
-counts.
+it was told to guard (pasta outlives its parent: its change of credentials clears the parent-death signal) and all that
+has entered its namespaces, such as an ssh of the user, and exits: with it the namespaces go. It ignores TERM, INT and
+HUP, which SLURM and terminals send to everyone: only the socket counts.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _be_holder(network: HostNetwork, node: socket.socket, log: Path) -> NoReturn
     except BaseException:
         traceback.print_exc()
     finally:
-        servant.kill_guarded()
+        servant.kill_all()
         os._exit(0)
 
 
@@ -160,7 +160,7 @@ class _Servant:
 
     def __init__(self, network: HostNetwork) -> None:
         self._network = network
-        self._namespaces: Namespaces
+        self._namespaces: Namespaces | None = None
         self._guarded: int | None = None  # descriptor of a process; its number could become another's
 
     def serve(self, node: socket.socket) -> None:
@@ -170,20 +170,25 @@ class _Servant:
             for line in requests:
                 _reply(node, partial(self._answer, json.loads(line)))
 
-    def kill_guarded(self) -> None:
+    def kill_all(self) -> None:
+        """Leave nobody behind who has to do with the namespaces."""
         if self._guarded is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._guarded, signal.SIGKILL)
+        if self._namespaces is not None:
+            self._namespaces.kill_entered()
 
     def _begin(self) -> Answer:
-        self._namespaces = Namespaces(uplink=self._network.has_uplink)
+        namespaces = self._namespaces = Namespaces(uplink=self._network.has_uplink)
         taps = [open_tap(guest.tap) for guest in self._network.guests]
         for step in self._network.steps:
-            self._namespaces.apply(step)
-        uplink = self._namespaces.fds.get(Place.UPLINK)
+            namespaces.apply(step)
+        uplink = namespaces.fds.get(Place.UPLINK)
         return {"uplink_path": f"/proc/{os.getpid()}/fd/{uplink}" if uplink else ""}, taps
 
     def _answer(self, request: dict[str, Any]) -> Answer:
+        if self._namespaces is None:
+            raise ChslurmError("the network could not be set up")
         match request:
             case {"do": "apply", "steps": steps}:
                 for place, tool, text in steps:

@@ -62,12 +62,12 @@ in_tree systemctl --quiet set-default chslurm.target
 
 step "removing what is only of use here"
 rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/apt/sources.list" "$root"/etc/apt/sources.list.d/* \
-    "$root/etc/apt/apt.conf.d/99mmdebstrap" "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap" \
+    "$root"/etc/apt/apt.conf.d/*mmdebstrap "$root"/etc/dpkg/dpkg.cfg.d/*mmdebstrap \
     "$root/var/lib/man-db/auto-update" "$root/var/lib/dbus/machine-id" "$root/var/lib/systemd/random-seed"
 printf '%s\n' "$CHSLURM_APT_SOURCES" > "$root/etc/apt/sources.list.d/debian.sources"
 in_tree apt-get clean
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old \
-    "$root"/var/cache/man "$root"/var/log/apt "$root"/var/log/*.log "$root"/tmp/* "$root"/var/tmp/* "$root"/boot/initrd.img*
+    "$root"/var/cache/man "$root"/var/log/apt "$root"/var/log/*.log "$root"/var/tmp/* "$root"/boot/initrd.img*
 mkdir -p "$root/var/cache/man"
 : > "$root/etc/machine-id"
 ln -sf /ch/meta/hosts "$root/etc/hosts"

@@ -9,10 +9,11 @@ boot_mib=256 first_mib=1 last_mib=1
 root_at_mib=$((first_mib + boot_mib))
 step() { echo "chslurm: $*" >&2; }
 
-# The tree is copied from here, without what is mounted in it and without our own files.
+# The tree is copied from a second view of it, which does not show what is mounted in it (/proc, /sys, /dev).
 work=$(mktemp -d "$(dirname "$root")/chslurm-disk.XXXXXX")
-trap 'umount "$work/tree" 2>/dev/null || :; rm -rf "$work/raw"; rmdir "$work/tree" "$work/build" "$work"' EXIT
-mkdir "$work/tree" "$work/build"
+trap 'exit 1' HUP INT TERM
+trap 'umount "$work/tree" 2>/dev/null || :; rmdir "$work/tree" && rm -rf "$work"' EXIT
+mkdir "$work/tree" "$work/aside"
 disk=$work/raw
 
 step "making the boot bundle"
@@ -23,11 +24,14 @@ chroot "$root" /usr/lib/chslurm/boot-bundle --output /chslurm-build/boot/part
 step "making the root file system"
 truncate -s "$((root_at_mib + CHSLURM_DISK_MIB + last_mib))M" "$disk"
 dd if="$build/boot/part" of="$disk" bs=1M seek="$first_mib" conv=notrunc,sparse status=none
-mv "$build" "$work/build/"
+# Out of the way while the tree is copied: our files, and those that mmdebstrap still needs in /tmp.
+mv "$build" "$root/tmp" "$work/aside/"
+mkdir -m 1777 "$root/tmp"
 mount --bind "$root" "$work/tree"
 mkfs.ext4 -q -F -L root -m 1 -J size=64 -E "offset=$((root_at_mib * 1048576))" -d "$work/tree" "$disk" "${CHSLURM_DISK_MIB}M"
 umount "$work/tree"
-mv "$work/build/chslurm-build" "$build"
+rmdir "$root/tmp"
+mv "$work/aside/chslurm-build" "$work/aside/tmp" "$root/"
 sgdisk --clear --set-alignment=1 \
     --new="2:$((first_mib * 2048)):+${boot_mib}M" --change-name=2:boot --typecode=2:8300 \
     --new="1:$((root_at_mib * 2048)):+${CHSLURM_DISK_MIB}M" --change-name=1:root --typecode=1:8304 "$disk" > /dev/null

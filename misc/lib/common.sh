@@ -13,7 +13,7 @@ BOX_USERS=(chuser chother) # the ordinary users; the first is the usual one
 
 state_dir() { # where venvs and images are kept
     if [[ -n ${CHSLURM_STATE:-} ]]; then
-        printf '%s\n' "$CHSLURM_STATE"
+        realpath --canonicalize-missing -- "$CHSLURM_STATE"
     elif ((EUID == 0)); then
         echo /var/lib/chslurm-box
     else

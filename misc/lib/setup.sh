@@ -128,7 +128,7 @@ need_image() {
         [[ ! -e $image ]] || exit 0
         say "building $image; this takes some minutes"
         umask 022
-        "$(state_dir)/venv/bin/chslurm" image build --output "$new" </dev/null
+        "$(state_dir)/venv/bin/chslurm" image build --output "$new" </dev/null || exit 1
         chmod 644 "$new"
         # Of the names that this function gives, and no others: the folder may hold images of the user's, too.
         find "$(state_dir)" -maxdepth 1 -type f -regextype egrep -regex '.*/image-[0-9a-f]{16}\.qcow2' -delete

@@ -71,7 +71,7 @@ def lost(loop: asyncio.AbstractEventLoop, fabric: Fabric, ended: asyncio.Event) 
 
 
 async def obey(fabric: Fabric, ended: asyncio.Event) -> None:
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     session = Session(fabric)
     while line := await reader.readline():

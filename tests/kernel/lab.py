@@ -169,19 +169,23 @@ class Node:
 
     def tool_asks(self, kind: str, address: str, port: int, user: int = USER) -> str:
         """What a tool of the user, in the fabric's namespace as `nsenter` puts it there, gets for an answer."""
+        asking = (sys.executable, str(HERE / "sockets.py"), "ask", kind, address, str(port))
+        argv = self.tool_argv(*asking, user=user)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
+
+    def tool_argv(self, *argv: str, user: int = USER) -> list[str]:
         who = ("setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups")
         enter = ("nsenter", "--target", str(self.holder), "--user", "--preserve-credentials", "--net")
-        asking = (sys.executable, str(HERE / "sockets.py"), "ask", kind, address, str(port))
-        return self.on.run(*who, *enter, *asking).stdout.strip()
+        return self.on.argv(*who, *enter, *argv)
 
     def logs(self) -> str:
         return "\n".join(f"{log.name}: {log.read_text()}" for log in sorted(self.log_dir.iterdir()))
 
     def helpers(self) -> dict[str, int]:
-        """Process ids of the node process, its holder and pasta (children of the node process)."""
+        """Process ids of the node process and its children: the holder, and pasta or slirp4netns."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        (pasta,) = (int(pid) for pid in children if int(pid) != self.holder)
-        return {"node": self.process.pid, "holder": self.holder, "pasta": pasta}
+        (joiner,) = (int(pid) for pid in children if int(pid) != self.holder)
+        return {"node": self.process.pid, "holder": self.holder, "joiner": joiner}
 
     def end(self) -> None:
         """As the product ends: its input ends. Then everything must be gone."""

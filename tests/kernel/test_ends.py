@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
 import time
 
 import pytest
-from lab import USER, Lab, Node, is_alive, is_gone, join, kill
+from lab import Lab, Node, is_alive, is_gone, join, kill
 
 
-@pytest.fixture(params=["cluster", "workstation"])
+@pytest.fixture(params=["cluster", "workstation", "workstation with slirp4netns"])
 def node(lab: Lab, request: pytest.FixtureRequest) -> Node:
-    """A fabric with everything it can have."""
-    if request.param == "workstation":
-        node = lab.start(lab.add_host(1), slots=1, mode="workstation")
+    """A fabric joined to the outside or to another; what does that, pasta or slirp4netns, is its joiner."""
+    if request.param != "cluster":
+        host = lab.add_host(1)
+        if "slirp4netns" in request.param:
+            host.hide_program("pasta")
+        node = lab.start(host, slots=1, mode="workstation")
         node.ask("join_outside")
         return node
     node = lab.start(lab.add_host(1), 1, 1, host_ct=2)
@@ -29,16 +34,17 @@ def test_orderly_end(node: Node) -> None:
     assert all(is_gone(pid) for pid in pids.values())
 
 
-@pytest.mark.parametrize("victim", ["node", "holder", "pasta"])
+@pytest.mark.parametrize("victim", ["node", "holder", "joiner"])
 def test_no_process_survives_the_death_of_one(node: Node, victim: str) -> None:
     pids = node.helpers()
+    namespaces = {os.readlink(f"/proc/{node.holder}/ns/{kind}") for kind in ("user", "net")}
     kill(pids[victim])
     for name, pid in pids.items():
         assert is_gone(pid), name
-    assert not [pid for pid in user_processes() if pid in pids.values()]
+    assert not namespaces & inhabited_namespaces()
 
 
-@pytest.mark.parametrize(("victim", "told"), [("holder", "holder"), ("pasta", "pasta has ended: killed by SIGKILL")])
+@pytest.mark.parametrize(("victim", "told"), [("holder", "holder"), ("joiner", " has ended: killed by SIGKILL")])
 def test_the_dead_is_named_with_its_log(node: Node, victim: str, told: str) -> None:
     kill(node.helpers()[victim])
     lost = node.read()["lost"]
@@ -50,11 +56,21 @@ def test_the_dead_is_named_with_its_log(node: Node, victim: str, told: str) -> N
 def test_signals_for_everyone_do_not_end_the_network(node: Node, number: signal.Signals) -> None:
     """SLURM's cancel sends TERM to every process of the job: guests still need their network to finish."""
     pids = node.helpers()
-    for name in ("holder", "pasta"):
+    for name in ("holder", "joiner"):
         os.kill(pids[name], number)
     time.sleep(0.2)
     assert node.helpers() == pids
     assert node.guests[0].pings(node.guests[0].address.gateway)
+
+
+def test_a_tool_inside_ends_with_the_network(lab: Lab) -> None:
+    """An ssh of the user that hangs in the namespace would keep it, and itself, for minutes."""
+    node = lab.start(lab.add_host(1))
+    tool = subprocess.Popen(node.tool_argv("sleep", "60"))
+    while not tool.poll() and os.readlink(f"/proc/{tool.pid}/ns/net") != os.readlink(f"/proc/{node.holder}/ns/net"):
+        time.sleep(0.01)
+    kill(node.process.pid)
+    assert tool.wait(2) == -signal.SIGKILL
 
 
 def test_end_before_anything_was_joined(lab: Lab) -> None:
@@ -76,10 +92,12 @@ def test_no_tun_device_is_told_plainly(lab: Lab) -> None:
         lab.start(host)
 
 
-def user_processes() -> list[int]:
-    """Processes of the ordinary user that are more than zombies."""
-    return [
-        int(entry.name)
-        for entry in os.scandir("/proc")
-        if entry.name.isdigit() and entry.stat().st_uid == USER and is_alive(int(entry.name))
-    ]
+def inhabited_namespaces() -> set[str]:
+    """Every user and network namespace that a process, not a zombie, is in."""
+    found = set()
+    for pid in (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()):
+        for kind in ("user", "net"):
+            with contextlib.suppress(OSError):
+                if is_alive(pid):
+                    found.add(os.readlink(f"/proc/{pid}/ns/{kind}"))
+    return found

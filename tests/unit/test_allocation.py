@@ -145,7 +145,7 @@ def test_what_is_garbled_is_refused_by_name(name: str, value: str) -> None:
 
 def test_unknown_memory_is_refused() -> None:
     job = {**JOB, "SLURM_MEM_PER_NODE": "0"}
-    with pytest.raises(UsageError, match="cn001.*--mem"):
+    with pytest.raises(UsageError, match=r"cn001.*--mem"):
         make_allocation(job, SlurmRecords(nodes=""))
     with pytest.raises(UsageError, match="cn003"):
         make_allocation(job, SlurmRecords(nodes=NODES.rpartition("NodeName")[0]))

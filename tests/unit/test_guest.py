@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import PurePath
 
 import pytest
@@ -11,14 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chslurm.guest import Disk, Kernel, Machine, Offer, escape, make_machine, make_qemu_argv
-from chslurm.plan import Accelerator
-from tests.conftest import PlanMaker
+from chslurm.plan import Accelerator, Plan
 
 FILE_NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40)
 
 
 @pytest.fixture
-def machine(plan_of: PlanMaker) -> Machine:
+def machine(plan_of: Callable[..., Plan]) -> Machine:
     plan = plan_of()
     root = Disk("/home/user/charlie/run/1.overlay.qcow2", backing=Disk(plan.image.path, read_only=True))
     offer = Offer(Accelerator.TCG, "/usr/share/qemu/qboot.rom", Kernel(10, 11, "root=/dev/vda1"))
@@ -46,7 +46,7 @@ def test_machine_is_what_the_plan_says(machine: Machine) -> None:
     assert machine.fds == (13, -1, -1, 12, 10, 11)
 
 
-def test_kvm_uses_the_hosts_processor(plan_of: PlanMaker) -> None:
+def test_kvm_uses_the_hosts_processor(plan_of: Callable[..., Plan]) -> None:
     plan = plan_of()
     machine = make_machine(plan, plan.guests[0], Offer(Accelerator.KVM, None, None), Disk("/r"), Disk("/t"), 3)
     argv = make_qemu_argv(machine)
@@ -57,7 +57,7 @@ def test_kvm_uses_the_hosts_processor(plan_of: PlanMaker) -> None:
 
 
 @given(FILE_NAMES)
-def test_any_file_name_of_a_disk_stays_a_file_name(plan_of: PlanMaker, name: str) -> None:
+def test_any_file_name_of_a_disk_stays_a_file_name(plan_of: Callable[..., Plan], name: str) -> None:
     plan = plan_of()
     machine = make_machine(plan, plan.guests[0], Offer(Accelerator.TCG, None, None), Disk(name), Disk("/t"), 3)
     argv = make_qemu_argv(machine)

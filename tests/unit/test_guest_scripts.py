@@ -127,7 +127,8 @@ def texts(console: str) -> list[str]:
 
 def test_the_scripts_pass_shellcheck() -> None:
     folders = ("guest", "examples/*", "sbatch-templates")
-    argv = ["shellcheck", "-x", "-P", "SCRIPTDIR", *(path for f in folders for path in PROJECT.glob(f"{f}/*.sh"))]
+    scripts = [str(path) for folder in folders for path in PROJECT.glob(f"{folder}/*.sh")]
+    argv = ["shellcheck", "-x", "-P", "SCRIPTDIR", *scripts]
     result = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
 

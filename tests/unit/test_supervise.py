@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,6 @@ from chslurm.phases import Cause, GuestPhase, Phase
 from chslurm.plan import Plan
 from chslurm.report import make_summary, render_summary
 from chslurm.supervise import Supervisor
-from tests.conftest import PlanMaker
 
 
 class Play:
@@ -73,7 +74,7 @@ class Play:
 
 
 @pytest.fixture
-def play(plan_of: PlanMaker) -> Play:
+def play(plan_of: Callable[..., Plan]) -> Play:
     return Play(plan_of())
 
 
@@ -145,7 +146,7 @@ def test_power_off_in_batch_mode_is_no_success(play: Play) -> None:
     assert play.leave() == 70
 
 
-def test_interactive_cluster_ends_with_guest_0_and_only_with_it(plan_of: PlanMaker) -> None:
+def test_interactive_cluster_ends_with_guest_0_and_only_with_it(plan_of: Callable[..., Plan]) -> None:
     play = Play(plan_of(interactive=True))
     play.boot()
     assert play.guest(EventKind.GUEST_GONE, 2, status=0, text="shut down from inside") == []
@@ -185,7 +186,7 @@ def test_second_interrupt_hurries(play: Play) -> None:
     assert play.leave() == 130
 
 
-def test_time_limit(plan_of: PlanMaker) -> None:
+def test_time_limit(plan_of: Callable[..., Plan]) -> None:
     play = Play(plan_of(time_limit_s=50))
     play.boot()
     assert play.wait(49) == []
@@ -245,7 +246,7 @@ def test_step_that_ends_early_is_machinery(play: Play) -> None:
         max_size=60,
     )
 )
-def test_any_sequence_of_events_ends_and_never_goes_back(plan_of: PlanMaker, events: list[Event]) -> None:
+def test_any_sequence_of_events_ends_and_never_goes_back(plan_of: Callable[..., Plan], events: list[Event]) -> None:
     head = Supervisor(plan_of(), 0.0)
     now_s, phase = 0.0, Phase.STARTING
     for event in events:

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole way, for real: a batch job, its guests, its output, its exit status."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from realbox import Box, Job
+
+pytestmark = pytest.mark.real
+
+TOP = Path(__file__).parent.parent.parent
+
+PROBE = """#!/bin/bash
+# What a guest sees, for the tests to read.
+echo "arguments: $*"
+id
+grep -E '^(CH_|SLURM_JOB_ID)' <(env) | sort
+df --output=source,fstype,target / /ch/tmp /ch/meta /ch/data1 | tail -n +2
+stat -c '%a' /ch/tmp
+sed -n 's/ .*//;2p' /proc/swaps
+ls -d /ch/tmp/lost+found
+umask
+sudo touch /ch/tmp/root-was-here && echo 'root in /ch/tmp'
+echo mine >/ch/data1/from-$CH_GUEST_ID
+sudo chown root /ch/data1/from-$CH_GUEST_ID || echo 'no root in /ch/data1'
+sudo touch /ch/meta/x || echo 'meta is read-only'
+sudo touch /ch/opt/x || echo 'opt is read-only'
+readlink /etc/hosts
+echo 'to the error port' >&2
+head -c 300000 /dev/zero | tr '\\0' '\\r'
+exit "$1"
+"""
+
+
+def copy_example(box: Box) -> None:
+    """Give the user what a user has: the example beside the batch script."""
+    shutil.copytree(TOP / "examples" / "mpihello", box.folder / "examples" / "mpihello")
+    owner = box.folder.stat()
+    subprocess.run(["chown", "-R", f"{owner.st_uid}:{owner.st_gid}", str(box.folder)], check=True)
+
+
+def test_chjob_runs_mpi_on_three_guests_on_three_nodes(box: Box) -> None:
+    copy_example(box)
+    script = box.write("chjob.sh", (TOP / "sbatch-templates" / "chjob.sh").read_text())
+    job = Job(box, box("sbatch", "--parsable", "--output=batch.out", script).stdout.strip())
+    record = job.wait()
+    assert (record["JobState"], record["ExitCode"]) == ("COMPLETED", "0:0"), job.output
+    (job_dir,) = box.folder.glob("charlie.*")
+    text = (job_dir / "out" / "0_job.out").read_text()
+    first, c, python = re.split(r"\n\n", text.strip())
+    assert first.splitlines()[0] == "Are we running on all nodes?"
+    assert sorted(first.splitlines()[1:]) == ["chgu0", "chgu1", "chgu2"]
+    assert "0: We have 3 processors" in c
+    assert "0: Hello 2! Processor 2 reporting for duty" in c
+    assert "{1: {0, 3, 5, 6, 7, 8, 9, 'rank 1 on chgu1'}," in python
+    assert (job_dir / "out" / "0_job.err").read_text() == ""
+    assert "not guest 0; waiting for work" in (job_dir / "out" / "1_job.out").read_text()
+    assert [guest["node"] for guest in job.summary(job_dir)["guests"]] == ["cn001", "cn002", "cn003"]
+
+
+def test_job_sees_what_was_promised_and_its_status_comes_back(box: Box) -> None:
+    script = box.write("probe.sh", PROBE)
+    (box.folder / "data, with comma").mkdir()
+    subprocess.run(["chown", "-R", "--reference", str(box.folder), str(box.folder / "data, with comma")], check=True)
+    chrun = ["chrun", "--jobdir", "c", "--job", script, "--dir", "data, with comma", box.image, "--", "7", "b c"]
+    job = box.sbatch(*chrun)
+    record = job.wait()
+    assert (record["JobState"], record["ExitCode"]) == ("FAILED", "7:0"), job.output
+    assert job.summary()["cause"] == "job"
+    output = (job.dir / "out" / "0_job.out").read_bytes()
+    text = output.decode()
+    uid = box.folder.stat().st_uid
+    assert "arguments: 7 b c" in text
+    assert f"uid={uid}(charlie) gid=65530(charlie)" in text
+    for name in ("CH_META=/ch/meta", "CH_GUEST_ID=0", "CH_GUEST_IP=172.22.1.1", "CH_DATA1=/ch/data1"):
+        assert f"\n{name}\n" in text
+    assert f"SLURM_JOB_ID={job.id}" in text
+    assert re.search(r"^/dev/vda1 +ext4 +/$", text, re.M)
+    assert re.search(r"^/dev/vdb2 +ext4 +/ch/tmp$", text, re.M)
+    assert re.search(r"^meta +9p +/ch/meta$", text, re.M)
+    lines = ("1777", "/dev/vdb1", "/ch/tmp/lost+found", "0007", "root in /ch/tmp", "no root in /ch/data1")
+    assert [line for line in lines if f"\n{line}\n" not in text] == []
+    assert "meta is read-only\nopt is read-only\n/ch/meta/hosts\n" in text
+    assert output.count(b"\r") == 300000
+    assert "to the error port" in (job.dir / "out" / "0_job.err").read_text()
+    made = box.folder / "data, with comma" / "from-0"
+    assert (made.read_text(), made.stat().st_uid, made.stat().st_mode & 0o777) == ("mine\n", uid, 0o660)
+    console = (job.dir / "out" / "0_console.out").read_text()
+    stamp = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d: "
+    for line in ("running 99-runjob.sh", "will shut down after job", "user job complete; writing 0.jobdone"):
+        assert re.search(stamp + line, console, re.M), console
+
+
+def test_workstation_guests_reach_the_outside_and_each_other(box: Box) -> None:
+    """The same command line, outside a SLURM job: the machine `out` of the box stands for the world."""
+    script = box.write(
+        "reach.sh",
+        "#!/bin/bash\nset -e\n[ $CH_GUEST_ID = 0 ] || exit 0\n"
+        "ssh chgu1 hostname\nping -c1 -w5 chgu0host >/dev/null && echo host\nping -c1 -w5 203.0.113.2 >/dev/null\n"
+        "exec 3<>/dev/tcp/203.0.113.2/7777; head -1 <&3\n",
+    )
+    server = box.start(
+        "python3", "-c",
+        "import socket; s = socket.create_server(('', 7777)); s.settimeout(200); s.accept()[0].send(b'outside\\n')",
+        node="out",
+    )  # fmt: skip
+    try:
+        done = box("vcluster", "-n2", "--cores=1", "--ram=512M", "--jobdir=c", "--job", script, box.image)
+    finally:
+        server.kill()
+        server.communicate()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (box.folder / "c" / "out" / "0_job.out").read_text() == "chgu1\nhost\noutside\n"
+    assert "guest 0:       chgu0, 172.22.1.1" in done.stdout + done.stderr
+
+
+def test_used_again_a_job_directory_holds_only_the_new_run(box: Box) -> None:
+    script = box.write("say.sh", '#!/bin/bash\necho "$1"\n')
+    command = ["vcluster", "-n1", "--cores=1", "--ram=512M", "--jobdir=c", "--job", script, box.image, "--"]
+    for word in ("first and longer", "second"):
+        with (box.folder / "c" / "mine").open("w") if word == "second" else (box.folder / "x").open("w") as file:
+            file.write("kept")
+        assert box(*command, word).returncode == 0
+        assert (box.folder / "c" / "out" / "0_job.out").read_text() == f"{word}\n"
+    assert (box.folder / "c" / "mine").read_text() == "kept"

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The honest end: whatever goes wrong, the user reads one line, SLURM's record says so, and nothing is left anywhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from realbox import Box, Job, wait_for
+
+pytestmark = pytest.mark.real
+
+SLEEP = "#!/bin/bash\nsleep 1000\n"
+
+
+def start_job(box: Box, script: str = SLEEP, *chrun: str, nodes: int = 2, options: tuple[str, ...] = ()) -> Job:
+    job = box.write("job.sh", script)
+    return box.sbatch("chrun", "--jobdir", "c", *chrun, "--job", job, box.image, nodes=nodes, options=options)
+
+
+def qemu_of(job: Job, guest: int) -> int:
+    """The process of a guest's QEMU, which tells its job directory on its command line."""
+    pid = int(job.wait_event("guest_started", guest)["status"])
+    assert str(job.dir).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return pid
+
+
+def parent_of(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.findall(r"^PPid:\s+(\d+)$", status, re.M)[0])
+
+
+def check_failed(job: Job, status: int, *words: str) -> None:
+    """The job's record shows `status`, and one line of its output has all the words."""
+    record = job.wait()
+    assert (record["JobState"], record["ExitCode"]) == ("FAILED", f"{status}:0"), job.output
+    lines = [line for line in job.output.splitlines() if all(word in line for word in words)]
+    assert len(lines) == 1, job.output
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(signal.SIGKILL, "QEMU ended: killed by SIGKILL"), (signal.SIGTERM, "QEMU was ended by a signal")],
+)
+def test_killed_qemu_is_told(box: Box, number: signal.Signals, words: str) -> None:
+    job = start_job(box)
+    job.wait_event("job_started", 1)
+    os.kill(qemu_of(job, 1), number)
+    check_failed(job, 70, "guest 1 on cn002", words, "see out/1_console.out")
+    assert job.summary()["cause"] == "lost"
+
+
+@pytest.mark.parametrize(
+    ("blow", "words"),
+    [
+        ("echo c | sudo tee /proc/sysrq-trigger", "kernel panic"),
+        ("sudo reboot -f", "rebooted from inside"),
+        ("sudo poweroff -f", "shut down from inside"),
+    ],
+)
+def test_guest_that_goes_away_by_itself_is_told(box: Box, blow: str, words: str) -> None:
+    job = start_job(box, f"#!/bin/bash\n[ $CH_GUEST_ID = 0 ] || {blow}\nsleep 1000\n")
+    check_failed(job, 70, "guest 1 on cn002", words)
+
+
+def test_hung_guest_is_told_with_the_stage_it_reached(box: Box) -> None:
+    job = start_job(box, SLEEP, "--boot-timeout=15")
+    pid = qemu_of(job, 1)
+    os.kill(pid, signal.SIGSTOP)
+    check_failed(job, 70, "guest 1 on cn002", "see out/1_console.out")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_node_task_is_told(box: Box, number: signal.Signals) -> None:
+    job = start_job(box)
+    qemu = qemu_of(job, 1)
+    job.wait_event("job_started", 1)
+    os.kill(parent_of(qemu), number)
+    check_failed(job, 70, "cn002", "oneguest", "see out/step.out" if number is signal.SIGKILL else "SIGTERM")
+    assert not Path(f"/proc/{qemu}").exists()
+
+
+def test_killed_head_leaves_nothing(box: Box) -> None:
+    job = start_job(box)
+    job.wait_event("job_started", 1)
+    (head,) = find_processes(str(box.folder), "chrun")
+    os.kill(head, signal.SIGKILL)
+    assert job.wait()["JobState"] == "FAILED"
+
+
+def find_processes(*words: str) -> list[int]:
+    """Processes with all these words on their command line, but slurm-box's own."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if all(word in line for word in words) and "python" in line.split(" ")[0]:
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_slurms_time_limit_is_told(box: Box) -> None:
+    job = start_job(box, options=("--time=1",), nodes=1)
+    record = job.wait()
+    assert record["JobState"] == "TIMEOUT"
+    assert "SLURM's time limit has passed" in job.output
+    assert job.summary()["exit_status"] == 124
+
+
+def test_own_time_limit_is_told(box: Box) -> None:
+    check_failed(start_job(box, SLEEP, "--time-limit=0:00:15", nodes=1), 124, "the time limit of 15 s has passed")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_interrupt_ends_the_cluster(box: Box, times: int) -> None:
+    script = box.write("job.sh", SLEEP)
+    head = box.start("vcluster", "-n1", "--cores=1", "--ram=512M", "--jobdir=c", "--job", script, box.image)
+    Job(box, "").wait_event("job_started")
+    (pid,) = find_processes(str(box.folder), "vcluster")
+    for _ in range(times):
+        os.kill(pid, signal.SIGINT)
+        time.sleep(0.3)
+    output, _ = head.communicate(timeout=60)
+    assert head.returncode == 130, output
+    assert "interrupted" in output
+
+
+def test_hang_up_ends_the_cluster(box: Box) -> None:
+    script = box.write("job.sh", SLEEP)
+    head = box.start("vcluster", "-n1", "--cores=1", "--ram=512M", "--jobdir=c", "--job", script, box.image)
+    Job(box, "").wait_event("guest_started")
+    (pid,) = find_processes(str(box.folder), "vcluster")
+    os.kill(pid, signal.SIGHUP)
+    output, _ = head.communicate(timeout=60)
+    assert head.returncode == 143, output
+
+
+MOMENTS = {
+    "head": "node_up",
+    "fabric": "fabric_ready",
+    "kernel": "guest_started",
+    "job": "job_started",
+    "shutdown": "job_ended",
+}
+
+
+@pytest.fixture(scope="module", params=[30, 5])
+def kill_wait(request: pytest.FixtureRequest, box_program: str) -> Iterator[int]:
+    """A box whose SLURM has this KillWait."""
+    subprocess.run([box_program, "up", "--kill-wait", str(request.param)], check=True, capture_output=True)
+    yield request.param
+    subprocess.run([box_program, "up"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_scancel_at_any_moment_leaves_nothing(box: Box, kill_wait: int, moment: str) -> None:
+    script = "#!/bin/bash\nsleep 1\n" if moment == "shutdown" else SLEEP
+    job = start_job(box, script)
+    job.wait_event(MOMENTS[moment])
+    assert box("scancel", job.id).returncode == 0
+    began_s = time.monotonic()
+    wait_for(lambda: job.record()["JobState"] == "CANCELLED", 10, lambda: str(job.record()))
+    wait_for(lambda: not box.residue(), kill_wait + 3 - (time.monotonic() - began_s), box.residue)
+    if moment == "job":
+        assert "cancelled" in job.output

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The box as its ordinary users use it, and clusters of theirs.
+
+`misc/test` brings the box up, builds the image, and names both in CHSLURM_BOX and CHSLURM_IMAGE.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Result = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True)
+class Box:
+    """The SLURM of this machine, as one of its ordinary users uses it."""
+
+    program: str
+    image: str
+    user: str
+    folder: Path  # in the user's home, which all nodes share; gone after the test
+
+    def __call__(self, *command: str, node: str = "login", timeout_s: float = 240, user: str | None = None) -> Result:
+        """Run a command as the user, in `folder`, and return what came of it."""
+        argv = [self.program, "on", node, "--user", user or self.user, "--", *self._here(command)]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+    def start(self, *command: str, node: str = "login") -> subprocess.Popen[str]:
+        """Start a command as the user, with pipes."""
+        argv = [self.program, "on", node, "--user", self.user, "--", *self._here(command)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+    def _here(self, command: tuple[str, ...]) -> list[str]:
+        return ["env", "-C", str(self.folder), f"CHSLURM_IMAGE={self.image}", *command]
+
+    def write(self, name: str, text: str, mode: int = 0o755) -> str:
+        """Write a file of the user's and return its path."""
+        path = self.folder / name
+        path.write_text(text)
+        path.chmod(mode)
+        os.chown(path, *self._ids())
+        return str(path)
+
+    def sbatch(self, *launcher: str, nodes: int = 1, options: tuple[str, ...] = ()) -> Job:
+        """Submit a batch job that becomes the launcher."""
+        script = self.write("job.sbatch", f"#!/bin/bash\nexec {shlex.join(launcher)}\n")
+        done = self("sbatch", "--parsable", f"--nodes={nodes}", "--output=batch.out", *options, script)
+        assert done.returncode == 0, done.stderr
+        return Job(self, done.stdout.strip())
+
+    def residue(self) -> str:
+        """What is left on the machine, empty when nothing is."""
+        done = subprocess.run([self.program, "residue"], capture_output=True, text=True, timeout=60, check=False)
+        return "" if done.returncode == 0 else done.stdout
+
+    def _ids(self) -> tuple[int, int]:
+        found = self.folder.stat()
+        return found.st_uid, found.st_gid
+
+
+@dataclass(frozen=True)
+class Job:
+    """A batch job and the cluster in it, whose job directory is `c` in the user's folder."""
+
+    box: Box
+    id: str
+
+    @property
+    def dir(self) -> Path:
+        return self.box.folder / "c"
+
+    @property
+    def output(self) -> str:
+        path = self.box.folder / "batch.out"
+        return path.read_text() if path.exists() else ""
+
+    def record(self) -> dict[str, str]:
+        """SLURM's own record of the job."""
+        text = self.box("scontrol", "-o", "show", "job", self.id).stdout
+        return dict(word.partition("=")[::2] for word in text.split())
+
+    def wait(self, timeout_s: float = 240) -> dict[str, str]:
+        """Wait for the end of the job and return its record."""
+        return wait_for(
+            lambda: (record := self.record())["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
+            and record,
+            timeout_s,
+            lambda: f"job {self.id} did not end: {self.output}",
+        )
+
+    def events(self) -> list[dict[str, Any]]:
+        path = self.dir / "run" / "events.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def wait_event(self, kind: str, guest: int = 0, timeout_s: float = 120) -> dict[str, Any]:
+        """Wait until something has happened to a guest, and return the event."""
+
+        def find() -> dict[str, Any] | None:
+            matching = (e for e in self.events() if e["kind"] == kind and e.get("guest", -1) in (guest, -1))
+            return next(matching, None)
+
+        return wait_for(find, timeout_s, lambda: f"no {kind}: {self.output}")
+
+    def summary(self, folder: Path | None = None) -> dict[str, Any]:
+        summary: dict[str, Any] = json.loads(((folder or self.dir) / "run" / "summary.json").read_text())
+        return summary
+
+
+def wait_for(look: Callable[[], Any], timeout_s: float, complain: Callable[[], str]) -> Any:
+    """Look every 0.2 s until there is something to be seen."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            pytest.fail(complain())
+        time.sleep(0.2)
+    return found

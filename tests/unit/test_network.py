@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chslurm.addresses import MAX_HOSTS, make_gateway, make_host_subnet
+from chslurm.errors import UsageError
+from chslurm.network import (
+    Peer,
+    Place,
+    Step,
+    Tool,
+    make_guest_mtu,
+    make_host_network,
+    make_outside_steps,
+    make_tunnel_steps,
+    render_network,
+)
+from chslurm.plan import Mode
+
+PEERS = [Peer(1, "10.0.0.11", 40001), Peer(2, "10.0.0.12", 40002), Peer(3, "10.0.0.13", 40003)]
+
+
+def text_of(steps: tuple[Step, ...], place: Place, tool: Tool) -> str:
+    return "".join(step.text for step in steps if (step.place, step.tool) == (place, tool))
+
+
+def test_golden_cluster(golden: Callable[[str, str], None]) -> None:
+    network = make_host_network(2, 2, Mode.CLUSTER, 3)
+    golden("network-cluster.txt", render_network(network, make_tunnel_steps(network, PEERS, vni=42, path_mtu=1500)))
+
+
+def test_golden_workstation(golden: Callable[[str, str], None]) -> None:
+    network = make_host_network(1, 2, Mode.WORKSTATION)
+    golden("network-workstation.txt", render_network(network, make_outside_steps()))
+
+
+def test_filters_come_before_links() -> None:
+    for mode, host_ct in ((Mode.WORKSTATION, 1), (Mode.CLUSTER, 1), (Mode.CLUSTER, 3)):
+        tools = [step.tool for step in make_host_network(1, 1, mode, host_ct).steps if step.place is Place.GUESTS]
+        assert tools == [Tool.SYSCTL, Tool.NFT, Tool.IP]
+    network = make_host_network(1, 1, Mode.CLUSTER, 3)
+    tunnel = [step.tool for step in make_tunnel_steps(network, PEERS, 1, 1500) if step.place is Place.UPLINK]
+    assert tunnel == [Tool.NFT, Tool.IP]
+
+
+def test_only_a_cluster_of_several_hosts_has_an_uplink() -> None:
+    assert make_host_network(1, 1, Mode.CLUSTER, 2).has_uplink
+    assert not make_host_network(1, 1, Mode.CLUSTER, 1).has_uplink
+    assert not make_host_network(1, 1, Mode.WORKSTATION).has_uplink
+
+
+def test_only_a_workstation_has_a_nameserver() -> None:
+    assert make_host_network(1, 1, Mode.WORKSTATION).nameserver == IPv4Address("172.22.1.254")
+    assert make_host_network(1, 1, Mode.CLUSTER, 2).nameserver is None
+
+
+def test_no_chain_that_filters_accepts_by_default() -> None:
+    network = make_host_network(1, 1, Mode.CLUSTER, 3)
+    for steps in (
+        network.steps,
+        make_host_network(1, 1, Mode.WORKSTATION).steps,
+        make_tunnel_steps(network, PEERS, 1, 1500),
+    ):
+        for step in steps:
+            for line in step.text.splitlines():
+                if "hook" in line and "priority filter" in line:
+                    assert line.endswith("policy drop")
+
+
+@given(st.integers(2, 60), st.data())
+def test_every_other_host_is_routed_once_and_by_its_own_port(host_ct: int, data: st.DataObject) -> None:
+    own = data.draw(st.integers(1, host_ct))
+    ports = data.draw(st.lists(st.integers(1024, 65534), min_size=host_ct, max_size=host_ct))
+    peers = [Peer(host, f"10.1.0.{host}", port) for host, port in enumerate(ports, 1)]
+    network = make_host_network(own, 1, Mode.CLUSTER, host_ct)
+    steps = make_tunnel_steps(network, peers, vni=1, path_mtu=1500)
+    routes = text_of(steps, Place.GUESTS, Tool.IP).splitlines()
+    forwarding = text_of(steps, Place.GUESTS, Tool.BRIDGE).splitlines()
+    for peer in peers:
+        routed = [line for line in routes if line.startswith(f"route add {make_host_subnet(peer.host_number)} ")]
+        sent = [line for line in forwarding if f"dst {peer.address} port {peer.udp_port} " in line]
+        assert len(routed) == len(sent) == (peer.host_number != own)
+
+
+@given(st.integers(1, MAX_HOSTS))
+def test_the_cluster_is_exactly_its_hosts(host_ct: int) -> None:
+    filters = text_of(make_host_network(1, 1, Mode.CLUSTER, host_ct).steps, Place.GUESTS, Tool.NFT)
+    (elements,) = [line for line in filters.splitlines() if "elements" in line]
+    subnets = elements.partition("{")[2].rpartition("}")[0].split(",")
+    assert sum(1 << (24 - int(subnet.partition("/")[2])) for subnet in subnets) == host_ct
+
+
+def test_guests_leave_room_for_the_tunnel() -> None:
+    assert [make_guest_mtu(path) for path in (1400, 1500, 9000)] == [1350, 1450, 8950]
+
+
+@pytest.mark.parametrize(("host", "slots"), [(0, 1), (MAX_HOSTS + 1, 1), (1, 254)])
+def test_beyond_the_limits(host: int, slots: int) -> None:
+    with pytest.raises(UsageError):
+        make_host_network(host, slots, Mode.CLUSTER, 1)
+
+
+def test_the_gateway_is_the_host() -> None:
+    assert make_host_network(7, 1, Mode.CLUSTER, 9).gateway == make_gateway(7)
