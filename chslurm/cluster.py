@@ -41,12 +41,12 @@ class Progress(Protocol):
         """Say how many guests are in each state."""
 
 
-def run_cluster(request: Request, progress: Progress) -> int:
-    """Run one cluster from its plan to its end and return the exit status (C8).
+def run_cluster(request: Request, progress: Progress, environment: Mapping[str, str] = os.environ) -> int:
+    """Run one cluster from its plan to its end and return the exit status (C8); `environment` tells of the SLURM job.
 
     Raises UsageError before anything was started, ChslurmError when the head itself can't go on.
     """
-    plan = prepare_plan(request)
+    plan = prepare_plan(request, environment)
     with start_job_dir(plan, reuse=request.job_dir is not None) as plan:
         job_dir = JobDir(Path(plan.job_dir))
         progress.note(render_plan(plan))

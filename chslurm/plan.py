@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plan of one cluster: everything that was decided, frozen, and the same for the head and every host.
 
-`planner` makes it; here is only what it is.
-
-It is a file, `run/plan.json`, and the only thing that travels from the head to the hosts: `--dry-run` prints it, a host
-reads it and finds its part by number, a bug report attaches it. It holds no secret.
+`planner` makes it; here is only what it is: a file, `run/plan.json`, and all that travels from the head to the hosts.
+`--dry-run` prints it, a host reads it and finds its part by number, a bug report attaches it. It holds no secret.
 """
 
 from __future__ import annotations

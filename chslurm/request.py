@@ -54,6 +54,32 @@ class RawOptions(TypedDict):
     explain: bool
 
 
+NOTHING_ASKED: RawOptions = {
+    "image": "",
+    "arguments": (),
+    "guests": None,
+    "job": None,
+    "interactive": False,
+    "dir": (),
+    "jobdir": None,
+    "jobbase": None,
+    "jobname": None,
+    "cores": None,
+    "ram": None,
+    "my_size": False,
+    "cleanup": False,
+    "nosync": False,
+    "time_limit": None,
+    "tmp_dir": None,
+    "tmp_size": None,
+    "accel": "auto",
+    "boot_timeout": None,
+    "dry_run": False,
+    "explain": False,
+}
+"""No option given; the image is still to be named."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """The user's wish, checked. Paths are absolute; None means: decide for me."""

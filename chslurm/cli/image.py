@@ -31,3 +31,16 @@ def build(suite: str, include: tuple[str, ...], size: str, output: str, mirror: 
     )
     built = build_image(options, click.echo)
     click.echo(f"{built.path}: {built.size_bytes >> 20} MiB, kernel {built.kernel_version}, {built.seconds:.0f} s")
+
+
+@image.command()
+@click.argument("file", metavar="IMAGE")
+@click.option("--boot-timeout", metavar="SECONDS", help="Give up when the guest is not ready after so long.")
+def check(file: str, boot_timeout: str | None) -> int:
+    """Boot IMAGE once and say whether it keeps the contract with guests.
+
+    Ends with 0 when it does, with 1 when it does not.
+    """
+    from chslurm.imagecheck import check_image
+
+    return 0 if check_image(file, Path.cwd(), click.echo, boot_timeout=boot_timeout) else 1

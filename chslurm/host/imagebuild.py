@@ -153,10 +153,13 @@ def _find_apt_options() -> list[str]:
 def _mmdebstrap_argv(options: BuildOptions, disk: Path) -> list[str]:
     listed = (options.recipe / "packages").read_text().splitlines()
     packages = [line for line in listed if line and not line.startswith("#")]
+    as_root = os.geteuid() == 0
     # fmt: off
     return [
-        "mmdebstrap", "--variant=minbase", "--format=null", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
-        "--skip=cleanup/apt",  # the tree is thrown away
+        # Root's mounts are seen by nobody else and are gone when the build is, however it ends.
+        *(["unshare", "--mount"] if as_root else []),
+        "mmdebstrap", "--variant=minbase", "--format=null", f"--mode={'root' if as_root else 'unshare'}",
+        "--skip=cleanup",  # the tree is thrown away
         *_find_apt_options(),
         f"--include={','.join([*packages, *options.include])}",
         # Before anything is unpacked: our files. (In a user namespace the hooks can't see the home of the user.)

@@ -55,7 +55,7 @@ class Tunnel:
         with reserve_tunnel_port() as port:
             probe = PathProbe(port, self.token)  # answers from before the others know our address
             try:
-                address = own_address(os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "192.0.2.1"))
+                address = own_address(self._someone())
                 self._tell(EventKind.TUNNEL_OFFER, address=address, port=port.getsockname()[1])
                 peers = await self._read_peers(await self._orders[OrderKind.PEERS])
                 following = peers[self.host.number % len(peers)]
@@ -65,6 +65,11 @@ class Tunnel:
                 probe.close()
             self.fabric.open_tunnel(peers, self.plan.vni, path_mtu, port)
         return make_guest_mtu(path_mtu)
+
+    def _someone(self) -> str:
+        """Another machine of the cluster: where srun runs or, when SLURM does not say, another host of the plan."""
+        other = next(host.name for host in self.plan.hosts if host.number != self.host.number)
+        return os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or other
 
     async def _read_peers(self, order: Order) -> list[Peer]:
         text = await read_shared(Path(JobDir(Path(self.plan.job_dir)).peers), order.text)

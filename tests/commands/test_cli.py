@@ -79,7 +79,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_image("sub/base.qcow2")
     make_image("other.qcow2", "-b", "sub/base.qcow2", "-F", "qcow2")
     make_image("layer.qcow2", "-b", "image.qcow2", "-F", "qcow2")
-    make_image("nameless.qcow2", "-b", "image.qcow2", "-F", "qcow2", "-u")
     make_image("data.qcow2", "-o", "data_file=data.raw")
     (folder / "broken.qcow2").write_bytes((folder / "image.qcow2").read_bytes()[:72])
     return folder

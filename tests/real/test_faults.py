@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The honest end: whatever goes wrong, the user reads one line, SLURM's record says so, and nothing is left anywhere."""
+"""The honest end: whatever goes wrong, the user reads one line, SLURM's record shows it, and nothing is left."""
 
 from __future__ import annotations
 

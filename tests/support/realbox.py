@@ -92,12 +92,14 @@ class Job:
 
     def wait(self, timeout_s: float = 240) -> dict[str, str]:
         """Wait for the end of the job and return its record."""
-        return wait_for(
-            lambda: (record := self.record())["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
-            and record,
-            timeout_s,
-            lambda: f"job {self.id} did not end: {self.output}",
-        )
+        record: dict[str, str] = {}
+
+        def ended() -> bool:
+            record.update(self.record())
+            return record["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
+
+        wait_for(ended, timeout_s, lambda: f"job {self.id} did not end: {self.output}")
+        return record
 
     def events(self) -> list[dict[str, Any]]:
         path = self.dir / "run" / "events.jsonl"
@@ -106,22 +108,21 @@ class Job:
     def wait_event(self, kind: str, guest: int = 0, timeout_s: float = 120) -> dict[str, Any]:
         """Wait until something has happened to a guest, and return the event."""
 
-        def find() -> dict[str, Any] | None:
-            matching = (e for e in self.events() if e["kind"] == kind and e.get("guest", -1) in (guest, -1))
-            return next(matching, None)
+        def find() -> list[dict[str, Any]]:
+            return [e for e in self.events() if e["kind"] == kind and e.get("guest", -1) in (guest, -1)]
 
-        return wait_for(find, timeout_s, lambda: f"no {kind}: {self.output}")
+        wait_for(find, timeout_s, lambda: f"no {kind}: {self.output}")
+        return find()[0]
 
     def summary(self, folder: Path | None = None) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(((folder or self.dir) / "run" / "summary.json").read_text())
         return summary
 
 
-def wait_for(look: Callable[[], Any], timeout_s: float, complain: Callable[[], str]) -> Any:
+def wait_for(look: Callable[[], object], timeout_s: float, complain: Callable[[], str]) -> None:
     """Look every 0.2 s until there is something to be seen."""
     deadline = time.monotonic() + timeout_s
-    while not (found := look()):
+    while not look():
         if time.monotonic() > deadline:
             pytest.fail(complain())
         time.sleep(0.2)
-    return found

@@ -10,33 +10,9 @@ from typing import Any
 
 import pytest
 
-from chslurm.request import RawOptions, Request, make_request
+from chslurm.request import NOTHING_ASKED, Request, make_request
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-
-OPTIONS: RawOptions = {
-    "image": "image.qcow2",
-    "arguments": (),
-    "guests": None,
-    "job": None,
-    "interactive": False,
-    "dir": (),
-    "jobdir": None,
-    "jobbase": None,
-    "jobname": None,
-    "cores": None,
-    "ram": None,
-    "my_size": False,
-    "cleanup": False,
-    "nosync": False,
-    "time_limit": None,
-    "tmp_dir": None,
-    "tmp_size": None,
-    "accel": "auto",
-    "boot_timeout": None,
-    "dry_run": False,
-    "explain": False,
-}
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +20,7 @@ def request_of() -> Callable[..., Request]:
     """Return a function that makes a request from the options that differ from the defaults."""
 
     def make(**options: Any) -> Request:
-        return make_request({**OPTIONS, **options}, PurePath("/home/user"))  # type: ignore[typeddict-item]
+        return make_request({**NOTHING_ASKED, "image": "image.qcow2", **options}, PurePath("/home/user"))  # type: ignore[typeddict-item]
 
     return make
 

@@ -56,7 +56,7 @@ def sizes_of(request: Request, allocation: Allocation) -> list[tuple[int, int, i
 
 
 def test_one_guest_for_each_node_of_its_own_size(request_of: RequestMaker) -> None:
-    assert sizes_of(request_of(), CLUSTER) == [(1, 4, 7492), (1, 4, 7492), (1, 2, 3524)]
+    assert sizes_of(request_of(), CLUSTER) == [(1, 4, 7430), (1, 4, 7430), (1, 2, 3460)]
 
 
 def test_guests_are_spread_in_even_blocks(request_of: RequestMaker) -> None:
@@ -85,7 +85,7 @@ def test_my_size_takes_less(request_of: RequestMaker) -> None:
 
 @pytest.mark.parametrize("options", [{"cores": "3"}, {"ram": "4G"}])
 def test_my_size_never_takes_more_than_the_smallest_node_has(request_of: RequestMaker, options: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match=r"3 cores.*cn003 has 2|4 GiB.*cn003 has 2 and 3\.441 GiB"):
+    with pytest.raises(UsageError, match=r"3 cores.*cn003 has 2|4 GiB.*cn003 has 2 and 3\.379 GiB"):
         make_guest_sizes(request_of(my_size=True, **options), CLUSTER)
 
 
@@ -105,7 +105,7 @@ def test_a_workstation_has_two_small_guests(request_of: RequestMaker) -> None:
 
 def test_a_workstation_gives_no_ram_it_has_not_and_warns_of_the_rest(request_of: RequestMaker) -> None:
     with pytest.raises(
-        UsageError, match=r"2 guests with 8 GiB RAM each: this machine's 15\.62 GiB allow 7\.441 GiB each"
+        UsageError, match=r"2 guests with 8 GiB RAM each: this machine's 15\.62 GiB allow 7\.41 GiB each"
     ):
         make_guest_sizes(request_of(ram="8G"), WORKSTATION)
     warnings = make_guest_sizes(request_of(ram="7G", cores="3"), WORKSTATION)[1]
