@@ -51,6 +51,7 @@ class Supervisor:
     _phase_since_s: float = 0.0
     _ending_since_s: float = 0.0
     _heard_s: dict[int, float] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
     _gathered: dict[EventKind, dict[int, Event]] = field(default_factory=dict)
     _barriers: dict[str, set[int]] = field(default_factory=dict)
     _booting: dict[int, None] = field(default_factory=dict)  # in order of their start
@@ -88,7 +89,7 @@ class Supervisor:
             case EventKind.BARRIER:
                 return self._arrive(event)
             case EventKind.NODE_NOTE:
-                self.notes.append(f"{self._host_name(event.host)}: {event.text}")
+                self._note(event)
             case EventKind.NODE_TOLD_TO_END:
                 return self._end(
                     Cause.LOST, f"node {self._host_name(event.host)}: {event.text} came to oneguest", now_s
@@ -108,6 +109,12 @@ class Supervisor:
             case _:
                 return self._on_guest_event(event, now_s)
         return []
+
+    def _note(self, event: Event) -> None:
+        """Keep a note of a host. Most hosts say the same: the first speaks for all."""
+        if event.text not in self._said:
+            self._said.add(event.text)
+            self.notes.append(f"{self._host_name(event.host)}: {event.text}")
 
     def _on_guest_event(self, event: Event, now_s: float) -> list[Order]:
         guest = self.guests[event.guest]

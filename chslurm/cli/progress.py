@@ -42,7 +42,9 @@ def start_progress(stream: TextIO | None = None) -> Iterator[Progress]:
     from rich.progress import Progress as RichProgress
 
     columns = (SpinnerColumn(), MofNCompleteColumn(), TextColumn("ready"), BarColumn(bar_width=20), TimeElapsedColumn())
-    with RichProgress(*columns, TextColumn("{task.description}", markup=False), console=Console(file=target)) as live:
+    with RichProgress(
+        *columns, TextColumn("{task.description}", markup=False), console=Console(file=target), transient=True
+    ) as live:
         yield Live(live)
 
 

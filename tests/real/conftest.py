@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from realbox import Box
+from realbox import Box, start_box
 
 
 @pytest.fixture(scope="session")
@@ -21,15 +19,7 @@ def box_program() -> str:
 
 
 @pytest.fixture
-def box(box_program: str, request: pytest.FixtureRequest) -> Iterator[Box]:
+def box(box_program: str) -> Iterator[Box]:
     """The box with an empty folder of the user's. Afterwards nothing may be left on any node."""
-    user = os.environ.get("CHSLURM_USER", "chuser")
-    make = "d=$(mktemp -d ~/test.XXXXXX) && echo $d"
-    folder = subprocess.run(
-        [box_program, "run", "--user", user, "--", "sh", "-c", make], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    box = Box(box_program, os.environ["CHSLURM_IMAGE"], user, Path(folder))
-    yield box
-    left = box.residue()
-    subprocess.run(["rm", "-r", "--", folder], check=True)
-    assert not left
+    with start_box(box_program, os.environ.get("CHSLURM_USER", "chuser")) as box:
+        yield box

@@ -11,7 +11,8 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,18 @@ class Box:
     def _ids(self) -> tuple[int, int]:
         found = self.folder.stat()
         return found.st_uid, found.st_gid
+
+
+@contextmanager
+def start_box(program: str, user: str) -> Iterator[Box]:
+    """The box with an empty folder of the user's. Afterwards nothing may be left on any node."""
+    make = [program, "run", "--user", user, "--", "sh", "-c", "d=$(mktemp -d ~/test.XXXXXX) && echo $d"]
+    folder = subprocess.run(make, capture_output=True, text=True, check=True).stdout.strip()
+    box = Box(program, os.environ["CHSLURM_IMAGE"], user, Path(folder))
+    yield box
+    left = box.residue()
+    subprocess.run(["rm", "-r", "--", folder], check=True)
+    assert not left
 
 
 @dataclass(frozen=True)
