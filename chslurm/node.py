@@ -25,7 +25,7 @@ from chslurm.host.bundle import read_boot_bundle
 from chslurm.host.disks import make_guest_disks
 from chslurm.host.fabric import Fabric, start_fabric
 from chslurm.host.files import read_plan
-from chslurm.host.keys import make_host_identity, make_token, read_cluster_keys
+from chslurm.host.keys import make_token, read_cluster_keys
 from chslurm.host.lines import listen, tell
 from chslurm.host.qemu import start_qemu
 from chslurm.host.steward import Steward
@@ -120,6 +120,8 @@ class Node:
 
     async def _join(self) -> None:
         """Complete the network, then tell the guests who they are."""
+        from chslurm.host.keymaking import make_host_identity
+
         mtu = await self.tunnel.join()
         self._tell(EventKind.FABRIC_READY, mtu=mtu)
         for steward in self.stewards:

@@ -21,7 +21,7 @@ from pathlib import Path, PurePath
 
 import chslurm
 from chslurm.errors import ChslurmError, UsageError
-from chslurm.host.keys import make_cluster_keys, render_key_files
+from chslurm.host.keys import render_key_files
 from chslurm.host.lock import check_unlocked, hold_lock
 from chslurm.jobdir import META_FILES, JobDir, find_guest_of_output, is_run_file
 from chslurm.meta import make_meta_files
@@ -167,6 +167,8 @@ def _read_marker(root: Path) -> str | None:
 
 def _fill(job_dir: JobDir, plan: Plan) -> Plan:
     """Put everything in its place; the plan comes last."""
+    from chslurm.host.keymaking import make_cluster_keys
+
     for folder, mode in ((job_dir.meta, 0o755), (job_dir.sync, 0o755), (job_dir.test, 0o755), (job_dir.out, 0o700)):
         _make_folder(folder, mode)
     _clear(job_dir, plan)

@@ -16,7 +16,8 @@ import pytest
 from chslurm.errors import ChslurmError, UsageError
 from chslurm.host import files
 from chslurm.host.files import check_job_dir, read_plan, renew_jobscript, start_job_dir, write_file
-from chslurm.host.keys import make_host_identity, make_token, read_cluster_keys
+from chslurm.host.keymaking import make_host_identity
+from chslurm.host.keys import make_token, read_cluster_keys
 from chslurm.jobdir import JobDir
 from chslurm.plan import Job, Plan, plan_digest
 
