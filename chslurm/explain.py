@@ -7,7 +7,8 @@ import os
 import shlex
 
 from chslurm.guest import Kernel, Offer, make_machine, make_qemu_argv
-from chslurm.host.disks import locate_guest_disks
+from chslurm.host.disks import locate_guest_disks, render_disk_commands
+from chslurm.host.pasta import make_carrier_argv, make_outside_argv
 from chslurm.host.step import make_step_argv
 from chslurm.network import (
     DEFAULT_MTU,
@@ -31,11 +32,24 @@ def render_explanation(plan: Plan) -> str:
     for host in plan.hosts:
         network = make_host_network(host.number, host.guest_ct, plan.mode, len(plan.hosts))
         parts.append(render_network(network, _later_steps(plan, network)))
+        parts.extend(_joiner(network))
         for guest in plan.guests_of(host):
             disks = locate_guest_disks(plan, guest)
             machine = make_machine(plan, guest, offer, disks.root, disks.temporary, tap_fd=-1)
+            parts.append(f"disks of guest {guest.id}:\n{render_disk_commands(plan, guest)}")
             parts.append(f"guest {guest.id} on {host.name}:\n    {shlex.join(make_qemu_argv(machine))}\n")
     return "\n".join(parts)
+
+
+def _joiner(network: HostNetwork) -> list[str]:
+    """The program that joins the namespace to the real network, before the steps that need its link up0."""
+    if network.mode is Mode.WORKSTATION:
+        argv = make_outside_argv("HOLDER", "INTERFACE")
+    elif network.has_uplink:
+        argv = make_carrier_argv("HOLDER", "UPLINK-NAMESPACE", "INTERFACE", "ADDRESS", "PORT")
+    else:
+        return []
+    return [f"beside the holder of the namespaces, before up0 is used:\n    {shlex.join(argv)}\n"]
 
 
 def _later_steps(plan: Plan, network: HostNetwork) -> tuple[Step, ...]:

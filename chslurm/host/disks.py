@@ -8,6 +8,7 @@ has no name from the first moment on and lives as long as a descriptor does, so 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -63,6 +64,34 @@ def put_away(disks: GuestDisks, *, cleanup: bool) -> list[str]:
     return [line for line in done if line]
 
 
+def render_disk_commands(plan: Plan, guest: Guest) -> str:
+    """Return the commands that make the disks of one guest, for `--explain`. Scratch files are in memory."""
+    place, disks = locate_guest_disks(plan, guest), plan.disks
+    target = Path(place.temporary.path)
+    commands = [
+        _overlay_command(plan.image, Path(place.root.path)),
+        *_temporary_commands("SCRATCH", "SCRATCH-OF-SWAP", target, disks.swap_mib, disks.tmp_mib),
+    ]
+    return "".join(f"    {shlex.join(map(str, command))}\n" for command in commands)
+
+
+def _overlay_command(image: Image, target: Path) -> list[str | Path]:
+    return ["qemu-img", "create", "-q", "-f", "qcow2", "-b", image.path, "-F", image.format, target]
+
+
+def _temporary_commands(
+    raw: str, swap: str, target: Path, swap_mib: int, size_mib: int
+) -> tuple[list[str | Path], list[str | Path], list[str | Path]]:
+    """The commands that fill a temporary disk: swap, ext4, and packing it up."""
+    start_mib = _FIRST_MIB + swap_mib
+    options = f"offset={start_mib * _MIB},lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"
+    return (
+        ["mkswap", "-q", "-L", "swap", swap],
+        ["mkfs.ext4", "-q", "-F", "-L", "tmp", "-m", "0", "-E", options, raw, f"{size_mib - start_mib}M"],
+        ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, target],
+    )
+
+
 def make_overlay(path: Path, image: Image, folder: str | None) -> Disk:
     """Make an empty overlay over the image, at `path`, or without a name in `folder`.
 
@@ -71,7 +100,7 @@ def make_overlay(path: Path, image: Image, folder: str | None) -> Disk:
     check_unchanged(image)
     base = Disk(image.path, format=image.format, read_only=True)
     target = path if folder is None else Path(tempfile.mkstemp(prefix=".chslurm-overlay-", dir=folder)[1])
-    run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", image.path, "-F", image.format, target])
+    run(_overlay_command(image, target))
     return (
         Disk(str(path), backing=base) if folder is None else Disk(str(path), fd=_take_name_away(target), backing=base)
     )
@@ -94,17 +123,15 @@ def make_temporary_disk(path: Path, folder: str | None, swap_mib: int, size_mib:
 
     It takes 0.1 s and a few MiB, whatever `size_mib` is: the guest initialises tables and journal when used.
     """
-    start_mib = _FIRST_MIB + swap_mib
     with _scratch(size_mib * _MIB) as raw, _scratch(swap_mib * _MIB) as swap:
         _write_partition_table(raw, swap_mib, size_mib)
-        # mkswap knows no offset: its signature, the first page, is made elsewhere and copied.
-        run(["mkswap", "-q", "-L", "swap", _name(swap)], pass_fds=[swap])
-        os.pwrite(raw, os.pread(swap, 4096, 0), _FIRST_MIB * _MIB)
-        options = f"offset={start_mib * _MIB},lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"
-        ext4 = ["mkfs.ext4", "-q", "-F", "-L", "tmp", "-m", "0", "-E", options]
-        run([*ext4, _name(raw), f"{size_mib - start_mib}M"], pass_fds=[raw])
         target = path if folder is None else Path(tempfile.mkstemp(prefix=".chslurm-tmp-", dir=folder)[1])
-        run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", _name(raw), target], pass_fds=[raw])
+        make_swap, make_ext4, pack = _temporary_commands(_name(raw), _name(swap), target, swap_mib, size_mib)
+        run(make_swap, pass_fds=[swap])
+        # mkswap knows no offset: its signature, the first page, is made elsewhere and copied.
+        os.pwrite(raw, os.pread(swap, 4096, 0), _FIRST_MIB * _MIB)
+        run(make_ext4, pass_fds=[raw])
+        run(pack, pass_fds=[raw])
     return Disk(str(path)) if folder is None else Disk(str(path), fd=_take_name_away(target))
 
 

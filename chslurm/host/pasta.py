@@ -51,14 +51,12 @@ class Joiner:
 
 def start_tunnel_carrier(holder_pid: int, netns: str, address: str, port: int, log: Path) -> Joiner:
     """Start a pasta that carries UDP between `port` of this host and `netns`, and nothing else."""
-    only = ["--no-tcp", "--no-icmp", "-u", str(port)]
-    return _start_pasta(holder_pid, netns, find_interface(address), address, only, log)
+    return _start("pasta", make_carrier_argv(str(holder_pid), netns, find_interface(address), address, str(port)), log)
 
 
 def start_outside(holder_pid: int, interface: str, log: Path) -> Joiner:
     """Start a pasta through which TCP, UDP and echo go out, and nothing comes in. It has no DNS: see `nameserver`."""
-    netns = f"/proc/{holder_pid}/ns/net"
-    return _start_pasta(holder_pid, netns, interface, UPLINK_IP, ["-u", "none"], log)
+    return _start("pasta", make_outside_argv(str(holder_pid), interface), log)
 
 
 def start_outside_slirp(holder_pid: int, log: Path) -> Joiner:
@@ -83,12 +81,20 @@ def find_interface(address: str = "") -> str:
     return "lo"
 
 
-def _start_pasta(
-    holder_pid: int, netns: str, interface: str, address: str, options: Sequence[str], log: Path
-) -> Joiner:
-    argv = [
+def make_carrier_argv(holder: str, netns: str, interface: str, address: str, port: str) -> list[str]:
+    """Return the pasta that carries nothing but the tunnel."""
+    return _pasta(holder, netns, interface, address, "--no-tcp", "--no-icmp", "-u", port)
+
+
+def make_outside_argv(holder: str, interface: str) -> list[str]:
+    """Return the pasta through which a workstation's guests go out."""
+    return _pasta(holder, f"/proc/{holder}/ns/net", interface, UPLINK_IP, "-u", "none")
+
+
+def _pasta(holder: str, netns: str, interface: str, address: str, *options: str) -> list[str]:
+    return [
         *("pasta", "--foreground", "--quiet", "--ipv4-only", "--ns-ifname", "up0"),
-        *("--userns", f"/proc/{holder_pid}/ns/user", "--netns", netns),
+        *("--userns", f"/proc/{holder}/ns/user", "--netns", netns),
         # what it would look up on the host, and fail without a default route
         *("--interface", interface, "--address", address, "--netmask", "32", "--gateway", UPLINK_GATEWAY),
         # else its gateway address would be the host's loopback
@@ -98,7 +104,6 @@ def _start_pasta(
         *("--tcp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"),
         *options,
     ]
-    return _start("pasta", argv, log)
 
 
 def _start(name: str, argv: Sequence[str], log: Path) -> Joiner:
