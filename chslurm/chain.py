@@ -66,10 +66,22 @@ def check_layer(path: str, info: str) -> tuple[str, str] | None:
     if layer.backing is None:
         return None
     below = PurePath(path).parent / layer.backing
-    if below.parent != PurePath(path).parent or below.name == ".." or ":" in layer.backing:
-        hint = "make one file of it with qemu-img convert"
-        raise UsageError(f"{name}: its backing file {quote(layer.backing)} does not lie beside it", hint=hint)
+    if ":" in layer.backing:
+        raise _leads_away(path, layer.backing)
+    check_beside(path, below)
     if layer.backing_format not in ("qcow2", "raw"):
         hint = "write it down with qemu-img rebase -u -F FORMAT"
         raise UsageError(f"{name}: it does not say the format of its backing file {quote(layer.backing)}", hint=hint)
     return str(below), layer.backing_format
+
+
+def check_beside(path: str, below: PurePath, real: PurePath | None = None) -> None:
+    """Raise UsageError unless `below`, whose real path is `real` if that is known, lies in the folder of `path`."""
+    for place in (below, real or below):
+        if place.parent != PurePath(path).parent or place.name == "..":
+            raise _leads_away(path, str(below))
+
+
+def _leads_away(path: str, below: str) -> UsageError:
+    hint = "make one file of it with qemu-img convert"
+    return UsageError(f"image {quote(path)}: its backing file {quote(below)} does not lie beside it", hint=hint)

@@ -6,15 +6,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import BinaryIO, Protocol
 
 import msgspec
 
-from chslurm.host.files import renew_jobscript, start_job_dir, write_file
+from chslurm.host.files import open_append, renew_jobscript, start_job_dir, write_file
 from chslurm.host.place import prepare_plan
 from chslurm.host.step import Happening, Step, make_step_argv, start_step
 from chslurm.jobdir import JobDir
@@ -26,6 +25,12 @@ from chslurm.planner import render_plan
 from chslurm.report import Summary, make_summary, render_summary, summary_to_json
 from chslurm.request import Request
 from chslurm.supervise import Supervisor
+
+_GAP_S = 5.0
+"""A turn that took longer than this was no turn: this process was suspended, or waited for a disk."""
+
+_LINGER_S = 1.5
+"""How long a cancellation may come after its effects."""
 
 _TICK_S = 0.5
 """How often deadlines are looked at when nothing happens."""
@@ -50,15 +55,26 @@ def run_cluster(request: Request, progress: Progress, environment: Mapping[str, 
     with start_job_dir(plan, reuse=request.job_dir is not None) as plan:
         job_dir = JobDir(Path(plan.job_dir))
         progress.note(render_plan(plan))
-        argv = make_step_argv(plan, plan_digest(Path(job_dir.plan).read_bytes()), os.environ)
-        with start_step(argv, [host.name for host in plan.hosts], job_dir.step_log) as step:
-            head = Head(plan, step, progress)
-            with _signals_to(step):
-                summary = head.supervise()
-        write_file(Path(job_dir.summary), summary_to_json(summary))
+        argv = make_step_argv(plan, plan_digest(Path(job_dir.plan).read_bytes()), environment)
+        names = [host.name for host in plan.hosts]
+        with _signals() as signals:
+            with start_step(argv, names, job_dir.step_log, plan.deadlines.beat_s) as step:
+                signals.append(step.put)
+                summary = Head(plan, step, progress).supervise()
+            _collect(plan, job_dir, summary, progress)
     for line in render_summary(summary):
         progress.note(line)
     return summary.exit_status
+
+
+def _collect(plan: Plan, job_dir: JobDir, summary: Summary, progress: Progress) -> None:
+    """Write the summary, and delete what hosts that were lost could not: temporary disks."""
+    try:
+        write_file(Path(job_dir.summary), summary_to_json(summary))
+        for guest in plan.guests:
+            Path(job_dir.temporary_disk(guest.id)).unlink(missing_ok=True)
+    except OSError as error:
+        progress.note(f"can't write the job directory any more: {error.filename}: {error.strerror}")
 
 
 class Head:
@@ -74,26 +90,30 @@ class Head:
 
     def supervise(self) -> Summary:
         """Take in what happens until the cluster is over."""
-        next_beat_s = time.monotonic()
-        with open(self.job_dir.events, "ab", buffering=0) as journal:
+        turn_s = time.monotonic()
+        next_renewal_s = turn_s
+        with open_append(self.job_dir.events) as journal:
             while not self.supervisor.over:
-                happening = self.step.next(_TICK_S)
-                now_s = time.monotonic()
-                self._obey(self._take_in(happening, journal, now_s) + self.supervisor.on_time(now_s))
-                if now_s >= next_beat_s:
-                    next_beat_s = now_s + self.plan.deadlines.beat_s
-                    self.step.send(Order(OrderKind.BEAT))
+                happenings = self.step.take(_TICK_S)
+                last_s, turn_s = turn_s, time.monotonic()
+                if turn_s - last_s > _GAP_S:
+                    self.supervisor.forgive(turn_s - last_s)
+                for happening in happenings:
+                    self._obey(self._take_in(happening, journal, turn_s))
+                self._obey(self.supervisor.on_time(turn_s))
+                if turn_s >= next_renewal_s:
+                    next_renewal_s = turn_s + self.plan.deadlines.beat_s
                     renew_jobscript(self.plan)
                 self._show()
         self._linger()
         return make_summary(self.plan, self.supervisor, time.monotonic())
 
-    def _take_in(self, happening: Happening | None, journal: IO[bytes], now_s: float) -> list[Order]:
-        if happening is None:
-            return []
+    def _take_in(self, happening: Happening, journal: BinaryIO, now_s: float) -> list[Order]:
         if isinstance(happening, signal.Signals):
             return self.supervisor.on_signal(*self._read_signal(happening), now_s)
-        journal.write(msgspec.json.encode({"unix_s": round(time.time(), 3), **msgspec.to_builtins(happening)}) + b"\n")
+        line = msgspec.json.encode({"unix_s": round(time.time(), 3), **msgspec.to_builtins(happening)})
+        with suppress(OSError):  # a full disk is no reason to stop supervising
+            journal.write(line + b"\n")
         return self.supervisor.on_event(happening, now_s)
 
     def _read_signal(self, number: signal.Signals) -> tuple[Cause, str]:
@@ -106,13 +126,11 @@ class Head:
 
     def _obey(self, orders: list[Order]) -> None:
         for order in orders:
-            if order.kind is OrderKind.PEERS:
-                order = self._write_peers(order)
-            self.step.send(order)
+            self.step.send(self._write_peers(order) if order.kind is OrderKind.PEERS else order)
 
     def _write_peers(self, order: Order) -> Order:
         """Addresses of all hosts travel by file: an order is one line, and one copy of it goes to every host."""
-        offers = self.supervisor.gathered(EventKind.TUNNEL_OFFER)
+        offers = self.supervisor.rendezvous.reported(EventKind.TUNNEL_OFFER)
         peers = msgspec.json.encode([Peer(offer.host, offer.address, offer.port) for offer in offers])
         write_file(Path(self.job_dir.peers), peers)
         return Order(order.kind, mtu=order.mtu, text=plan_digest(peers))
@@ -121,29 +139,39 @@ class Head:
         for note in self.supervisor.notes[self._noted :]:
             self.progress.note(note)
         self._noted = len(self.supervisor.notes)
-        states = Counter(str(state.phase) for state in self.supervisor.guests.values())
+        states = {str(phase): count for phase, count in self.supervisor.counts.items() if count}
         ready = self.supervisor.count(GuestPhase.READY, GuestPhase.RUNNING, GuestPhase.ENDED)
         self.progress.update(states, ready, len(self.plan.guests))
 
     def _linger(self) -> None:
         """When all hosts went away at once, SLURM's TERM to us may still be on its way: it is the true cause."""
-        until_s = time.monotonic() + (
-            1.5 if self.supervisor.cause is Cause.LOST and self.plan.mode is Mode.CLUSTER else 0
-        )
+        doubtful = self.supervisor.cause is Cause.LOST and self.plan.mode is Mode.CLUSTER
+        until_s = time.monotonic() + (_LINGER_S if doubtful else 0)
         while (left_s := until_s - time.monotonic()) > 0:
-            happening = self.step.next(left_s)
-            if isinstance(happening, signal.Signals):
-                self.supervisor.on_signal(*self._read_signal(happening), time.monotonic())
-                return
+            for happening in self.step.take(left_s):
+                if isinstance(happening, signal.Signals):
+                    self.supervisor.on_signal(*self._read_signal(happening), time.monotonic())
+                    return
 
 
 @contextmanager
-def _signals_to(step: Step) -> Iterator[None]:
-    """Signals that ask for the end become happenings; before and after, they are what they were."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda n, _: step.put(signal.Signals(n))) for number in numbers}
+def _signals() -> Iterator[list[Callable[[signal.Signals], None]]]:
+    """Signals that ask for the end go to whoever is in the list yielded, and end nothing by themselves.
+
+    Those that were ignored stay so (nohup). USR1 and USR2, which SLURM sends before the time limit when asked to, are
+    not for us.
+    """
+    hearers: list[Callable[[signal.Signals], None]] = []
+
+    def tell(number: int, _: object) -> None:
+        for hear in hearers:
+            hear(signal.Signals(number))
+
+    ends = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, tell) for number in ends}
+    before |= {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGUSR1, signal.SIGUSR2)}
     try:
-        yield
+        yield hearers
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -12,22 +12,24 @@ import asyncio
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from chslurm.errors import ChslurmError
+from chslurm.errors import ChslurmError, ExitCode
 from chslurm.guest import Kernel, Offer, make_machine
 from chslurm.guest_files import make_guest_files
-from chslurm.host.accel import choose_accelerator, find_firmware
+from chslurm.host.accel import choose_accelerator, find_firmware, find_qemu
 from chslurm.host.bundle import read_boot_bundle
-from chslurm.host.disks import make_guest_disks
+from chslurm.host.disks import discard, make_guest_disks
 from chslurm.host.fabric import Fabric, start_fabric
 from chslurm.host.files import read_plan
 from chslurm.host.keys import make_token, read_cluster_keys
 from chslurm.host.lines import listen, tell
 from chslurm.host.qemu import start_qemu
+from chslurm.host.slurm import check_place
 from chslurm.host.steward import Steward
 from chslurm.host.tunnel import Tunnel
 from chslurm.jobdir import JobDir
@@ -42,19 +44,26 @@ def run_node(plan_file: Path, *, cluster_id: str, digest: str, host_number: int 
     try:
         plan = read_plan(plan_file, cluster_id=cluster_id, digest=digest)
         host = plan.host(number)
+        check_place(plan, host, os.environ)
         network = make_host_network(number, host.guest_ct, plan.mode, len(plan.hosts))
         # The holder of the namespaces is a fork of this process: made while there is no thread and no event loop.
         with start_fabric(network, Path(JobDir(Path(plan.job_dir)).out)) as fabric:
             asyncio.run(_live(plan, host, fabric))
-    except ChslurmError as error:
-        tell(Event(EventKind.NODE_FAILED, number, text=str(error)))
-        return int(error.exit_code)
+    except Exception as error:
+        traceback.print_exc()
+        tell(Event(EventKind.NODE_FAILED, number, text=str(_explained(error))))
+        return int(ExitCode.MACHINERY)
     tell(Event(EventKind.NODE_DONE, number))
     return 0
 
 
 async def _live(plan: Plan, host: Host, fabric: Fabric) -> None:
     await Node(plan, host, fabric).live()
+
+
+def _explained(error: Exception) -> ChslurmError:
+    """Whatever goes wrong on a host reaches the user, also what nobody thought of."""
+    return error if isinstance(error, ChslurmError) else ChslurmError(f"{type(error).__name__}: {error}")
 
 
 class Node:
@@ -68,55 +77,58 @@ class Node:
         self.keys = read_cluster_keys(self.job_dir.keys)
         self.tunnel = Tunnel(plan, host, fabric, make_token(self.keys, "path probe"))
         self.stewards: list[Steward] = []
-        self._heard_s = time.monotonic()
+        self._ends: list[asyncio.Task[None]] = []  # of the guests
         self._tasks: set[asyncio.Task[None]] = set()
-        loop = asyncio.get_running_loop()
-        self._failure: asyncio.Future[None] = loop.create_future()
-        self._ends: asyncio.Future[list[None]] = loop.create_future()
-        self._winding_down = False
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._heard_s = time.monotonic()
+        self._ending = False  # somebody has told the guests to end
+        self._hurried = False  # SLURM may kill everything soon
 
     async def live(self) -> None:
         """The story. Raises ChslurmError when something of the host itself fails; its guests are gone by then."""
         self._tell(EventKind.NODE_UP)
         self._listen()
-        with ExitStack() as stack:
-            stack.callback(self._each, Steward.kill)
-            self._start_guests(stack)
-            self._ends = asyncio.gather(*(steward.see_out() for steward in self.stewards))
+        self._begin(self._watch())
+        try:
+            await self._start_guests()
             self._begin(self._join())
-            self._begin(self._watch())
-            turns: list[asyncio.Future[Any]] = [self._ends, self._failure]
-            await asyncio.wait(turns, return_when=asyncio.FIRST_COMPLETED)
+            await self._until_all_are_gone()
+        finally:
             self._each(Steward.kill)  # those that are left when the host has failed
-            await self._ends
-        for steward in self.stewards:
-            steward.put_away(cleanup=self.plan.cleanup)
+            await asyncio.gather(*self._ends)
+            for steward in self.stewards:
+                await asyncio.to_thread(steward.put_away, cleanup=self.plan.cleanup, hurry=self._hurried)
         if self._failure.done():
             self._failure.result()
 
-    def _start_guests(self, stack: ExitStack) -> None:
-        offer = self._look_around(stack)
-        for guest, tap in zip(self.plan.guests_of(self.host), self.fabric.taps, strict=True):
-            disks = make_guest_disks(self.plan, guest)
-            machine = make_machine(self.plan, guest, offer, disks.root, disks.temporary, tap)
-            log = self.job_dir.guest_log(guest.id)
-            qemu = start_qemu(machine, log)
-            self.stewards.append(Steward(guest, qemu, disks, log, tell))
-            self._tell(EventKind.GUEST_STARTED, guest=guest.id, status=qemu.process.pid)
+    async def _start_guests(self) -> None:
+        """Start them one by one; looking and writing happens in a thread, so that the head is heard meanwhile."""
+        accelerator, reason = choose_accelerator(self.plan.accelerator)
+        qemu_program = find_qemu()
+        image = self.plan.image
+        bundle = await asyncio.to_thread(read_boot_bundle, Path(image.path), image.format)
+        with bundle or nullcontext():
+            kernel = Kernel(bundle.kernel_fd, bundle.initrd_fd, bundle.command_line) if bundle else None
+            boots = f"kernel {bundle.version} from the image" if bundle else "the image's own boot loader"
+            self._tell(EventKind.NODE_NOTE, text=f"{accelerator.upper()} ({reason}); {boots}")
+            offer = Offer(accelerator, find_firmware() if kernel else None, kernel)
+            for guest, tap in zip(self.plan.guests_of(self.host), self.fabric.taps, strict=True):
+                disks = await asyncio.to_thread(make_guest_disks, self.plan, guest)
+                if self._ending or self._failure.done():
+                    discard(disks)
+                    break
+                machine = make_machine(self.plan, guest, offer, disks.root, disks.temporary, tap)
+                log = self.job_dir.guest_log(guest.id)
+                steward = Steward(guest, start_qemu(machine, log, qemu_program), disks, log, tell)
+                self.stewards.append(steward)
+                self._ends.append(asyncio.create_task(steward.see_out()))
+                self._tell(EventKind.GUEST_STARTED, guest=guest.id, status=steward.qemu.process.pid)
         self.fabric.close_taps()
 
-    def _look_around(self, stack: ExitStack) -> Offer:
-        """Find out what this host offers and tell the user what was chosen, and why."""
-        accelerator, reason = choose_accelerator(self.plan.accelerator)
-        bundle = read_boot_bundle(Path(self.plan.image.path), self.plan.image.format)
-        if bundle is None:
-            boots, firmware, kernel = "the image's own boot loader", None, None
-        else:
-            boots, firmware = f"kernel {bundle.version} from the image", find_firmware()
-            kernel = Kernel(bundle.kernel_fd, bundle.initrd_fd, bundle.command_line)
-            stack.enter_context(bundle)
-        self._tell(EventKind.NODE_NOTE, text=f"{accelerator.upper()} ({reason}); {boots}")
-        return Offer(accelerator, firmware, kernel)
+    async def _until_all_are_gone(self) -> None:
+        ends = asyncio.gather(*self._ends)
+        turns: list[asyncio.Future[Any]] = [ends, self._failure]
+        await asyncio.wait(turns, return_when=asyncio.FIRST_COMPLETED)
 
     async def _join(self) -> None:
         """Complete the network, then tell the guests who they are."""
@@ -146,11 +158,11 @@ class Node:
             case OrderKind.RELEASE:
                 self._each(lambda steward: steward.release(order.text))
             case OrderKind.POWER_DOWN:
-                self._each(Steward.power_down)
+                self._end_each(Steward.power_down)
             case OrderKind.QUIT:
-                self._each(Steward.quit)
+                self._end_each(Steward.quit)
             case OrderKind.KILL:
-                self._each(Steward.kill)
+                self._end_each(Steward.kill)
 
     def _on_signal(self, number: signal.Signals) -> None:
         self._tell(EventKind.NODE_TOLD_TO_END, text=number.name)
@@ -166,8 +178,13 @@ class Node:
     async def _watch(self) -> None:
         """Say that we are here, and notice when the head is not."""
         limits = self.plan.deadlines
+        slept_s = time.monotonic()
         while time.monotonic() < self._heard_s + limits.lost_s:
             await asyncio.sleep(limits.beat_s)
+            gap_s = time.monotonic() - slept_s - limits.beat_s
+            slept_s = time.monotonic()
+            if gap_s > limits.beat_s:  # we were suspended: so may the head have been
+                self._heard_s += gap_s
             self._tell(EventKind.PULSE)
         self._wind_down(f"the head was silent for {limits.lost_s:g} s")
 
@@ -175,19 +192,24 @@ class Node:
 
     def _wind_down(self, why: str) -> None:
         """End the guests without being told how: in order, within the time SLURM leaves us."""
-        if not self._winding_down:
-            self._winding_down = True
+        if not self._hurried:
+            self._hurried = True
             self._tell(EventKind.NODE_NOTE, text=f"{why}: ending the guests here")
             self._begin(self._end_in_order(self.plan.deadlines.cancel_s / 3))
 
     async def _end_in_order(self, patience_s: float) -> None:
         for end in (Steward.power_down, Steward.quit, Steward.kill):
-            self._each(end)
-            await asyncio.wait({self._ends}, timeout=patience_s)
+            self._end_each(end)
+            if self._ends:
+                await asyncio.wait(self._ends, timeout=patience_s)
 
-    def _fail(self, error: ChslurmError) -> None:
+    def _end_each(self, end: Callable[[Steward], None]) -> None:
+        self._ending = True
+        self._each(end)
+
+    def _fail(self, error: Exception) -> None:
         if not self._failure.done():
-            self._failure.set_exception(error)
+            self._failure.set_exception(_explained(error))
 
     # -- small things -------------------------------------------------------------------------------------------------
 
@@ -202,7 +224,7 @@ class Node:
         async def run() -> None:
             try:
                 await work
-            except ChslurmError as error:
+            except Exception as error:
                 self._fail(error)
 
         task = asyncio.create_task(run())

@@ -62,14 +62,34 @@ class Guest:
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """The base image and what identified it when the plan was made: a later change is noticed by comparing."""
+class Layer:
+    """One file of the image and what identified it when the plan was made: a later change is noticed by comparing.
+
+    The device is not among it: nodes number the devices of a shared file system differently.
+    """
 
     path: str  # absolute, symbolic links resolved
     format: str  # "qcow2" or "raw", as probed on the host and never again
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int  # this no owner of a file can set
     inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The base image with all its backing files."""
+
+    layers: tuple[Layer, ...]  # the image itself first, each on the next
+
+    @property
+    def path(self) -> str:
+        """The image file that the user named, symbolic links resolved."""
+        return self.layers[0].path
+
+    @property
+    def format(self) -> str:
+        return self.layers[0].format
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +181,6 @@ class Plan:
     end_time_unix_s: float | None  # when SLURM ends the allocation
     time_limit_s: float | None  # --time-limit
     deadlines: Deadlines
-    guest_options: tuple[str, ...]  # e.g. "vga"
     warnings: tuple[str, ...]
 
     def host(self, number: int) -> Host:

@@ -86,7 +86,6 @@ def make_plan(request: Request, allocation: Allocation, facts: Facts) -> Plan:
         end_time_unix_s=allocation.end_time_unix_s,
         time_limit_s=request.time_limit_s,
         deadlines=make_deadlines(request, allocation, sizes),
-        guest_options=(),
         warnings=(*facts.warnings, *warnings),
     )
 

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The head's judgement: (state, event, now) -> orders. Knows no clock, no process and no file.
 
-A cluster goes through the phases of `phases.Phase`, forward only; each has its deadline in `plan.Deadlines`. The first
-cause of the end counts; whatever happens while the cluster is being wound down is not a new cause.
+A cluster goes through the phases of `phases.Phase`, forward only; each has its deadline in `plan.Deadlines`. Until
+the guests are told to power down a later cause replaces an earlier one; after that nothing is a new cause.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from chslurm.messages import Event, EventKind, Order, OrderKind
 from chslurm.phases import Cause, GuestPhase, GuestState, Phase
 from chslurm.plan import Plan
-
-GATHERED = {EventKind.TUNNEL_OFFER: OrderKind.PEERS, EventKind.TUNNEL_MTU: OrderKind.MTU}
-"""What every host has to report before the order that follows from all the reports together."""
+from chslurm.rendezvous import Rendezvous
 
 GUEST_EVENTS = frozenset(
     {
@@ -44,20 +43,23 @@ class Supervisor:
     cause: Cause | None = None
     text: str = ""  # one line for the user: what, where, why, and the log to read
     guests: dict[int, GuestState] = field(default_factory=dict)
+    counts: Counter[GuestPhase] = field(default_factory=Counter)  # of guests in each phase
     up: set[int] = field(default_factory=set)  # hosts that have reported
     joined: set[int] = field(default_factory=set)  # hosts whose network is complete
     done: set[int] = field(default_factory=set)  # hosts that have said their last word or are lost
     notes: list[str] = field(default_factory=list)
+    rendezvous: Rendezvous = field(init=False)
     _phase_since_s: float = 0.0
     _ending_since_s: float = 0.0
     _heard_s: dict[int, float] = field(default_factory=dict)
+    _lost_host: int = 0
     _said: set[str] = field(default_factory=set)
-    _gathered: dict[EventKind, dict[int, Event]] = field(default_factory=dict)
-    _barriers: dict[str, set[int]] = field(default_factory=dict)
     _booting: dict[int, None] = field(default_factory=dict)  # in order of their start
 
     def __post_init__(self) -> None:
         self.guests = {guest.id: GuestState() for guest in self.plan.guests}
+        self.rendezvous = Rendezvous(len(self.plan.hosts))
+        self.counts = Counter({GuestPhase.WAITING: len(self.guests)})
         self._phase_since_s = self.started_s
 
     @property
@@ -66,11 +68,7 @@ class Supervisor:
 
     def count(self, *phases: GuestPhase) -> int:
         """Return how many guests are in one of these phases."""
-        return sum(state.phase in phases for state in self.guests.values())
-
-    def gathered(self, kind: EventKind) -> list[Event]:
-        """Return what hosts reported of this kind, in the order of their numbers."""
-        return [event for _, event in sorted(self._gathered.get(kind, {}).items())]
+        return sum(self.counts[phase] for phase in phases)
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
@@ -85,9 +83,10 @@ class Supervisor:
             case EventKind.FABRIC_READY:
                 self.joined.add(event.host)
             case EventKind.TUNNEL_OFFER | EventKind.TUNNEL_MTU:
-                return self._gather(event)
+                return self.rendezvous.report(event)
             case EventKind.BARRIER:
-                return self._arrive(event)
+                self.rendezvous.arrive(event.text, event.guest)
+                return self._open_barriers()
             case EventKind.NODE_NOTE:
                 self._note(event)
             case EventKind.NODE_TOLD_TO_END:
@@ -95,13 +94,12 @@ class Supervisor:
                     Cause.LOST, f"node {self._host_name(event.host)}: {event.text} came to oneguest", now_s
                 )
             case EventKind.NODE_FAILED:
-                return self._end(Cause.MACHINERY, f"{self._host_name(event.host)}: {event.text}", now_s)
+                return self._on_node_failure(event, now_s)
             case EventKind.NODE_DONE:
                 self.done.add(event.host)
                 return self._host_is_done(event.host, now_s)
             case EventKind.NODE_LOST:
-                self.done.add(event.host)
-                return self._end(Cause.LOST, f"node {self._host_name(event.host)} is lost: {event.text}", now_s)
+                return self._on_node_loss(event, now_s)
             case EventKind.STEP_ENDED:
                 return self._on_step_end(event, now_s)
             case EventKind.PULSE:
@@ -120,25 +118,35 @@ class Supervisor:
         guest = self.guests[event.guest]
         match event.kind:
             case EventKind.GUEST_STARTED:
-                guest.phase, guest.started_s = GuestPhase.BOOTING, now_s
+                self._move(event.guest, GuestPhase.BOOTING)
+                guest.started_s = now_s
                 self._booting[event.guest] = None
             case EventKind.GUEST_STAGE:
                 guest.stage, guest.spoke = event.text, True
             case EventKind.GUEST_READY:
-                guest.phase = GuestPhase.READY
+                self._move(event.guest, GuestPhase.READY)
                 self._booting.pop(event.guest, None)
                 if event.guest == 0 and self.phase is Phase.STARTING:
                     self._enter(Phase.RUNNING, now_s)
             case EventKind.JOB_STARTED:
-                guest.phase = GuestPhase.RUNNING
+                self._move(event.guest, GuestPhase.RUNNING)
             case EventKind.JOB_ENDED:
-                guest.phase, guest.status = GuestPhase.ENDED, event.status
+                self._move(event.guest, GuestPhase.ENDED)
+                guest.status = event.status
                 return self._on_job_end(event.guest, now_s)
             case EventKind.GUEST_GONE:
-                guest.phase = GuestPhase.GONE
+                self._move(event.guest, GuestPhase.GONE)
                 self._booting.pop(event.guest, None)
-                return self._on_guest_gone(event, now_s)
+                return self._on_guest_gone(event, now_s) + self._open_barriers()
         return []
+
+    def _open_barriers(self) -> list[Order]:
+        return self.rendezvous.open(len(self.guests) - self.count(GuestPhase.GONE))
+
+    def _move(self, guest: int, phase: GuestPhase) -> None:
+        self.counts[self.guests[guest].phase] -= 1
+        self.counts[phase] += 1
+        self.guests[guest].phase = phase
 
     def on_signal(self, cause: Cause, text: str, now_s: float) -> list[Order]:
         """Take in the user's or SLURM's wish to end. A second wish hurries what the first began."""
@@ -150,11 +158,21 @@ class Supervisor:
             return self._enter(Phase.QUITTING, now_s)
         return []
 
+    def forgive(self, gap_s: float) -> None:
+        """Do not hold against others that we did not run for `gap_s`: we were suspended, or waited for a disk."""
+        self._phase_since_s += gap_s
+        self._heard_s = {host: heard_s + gap_s for host, heard_s in self._heard_s.items()}
+        for guest in self._booting:
+            self.guests[guest].started_s += gap_s
+
     def on_time(self, now_s: float) -> list[Order]:
         """Look whether a deadline has passed."""
+        if self.over:
+            return []
         if self.phase >= Phase.FINISHING:
-            due = not self.over and now_s >= self._phase_end_s()
-            return self._enter(Phase(self.phase + 1), now_s) if due else []
+            due = now_s >= self._phase_end_s()
+            after = Phase.OVER if self._only_hosts_are_left() else Phase(self.phase + 1)
+            return self._enter(after, now_s) if due else []
         if (limit := self.plan.time_limit_s) is not None and now_s >= self.started_s + limit:
             return self._end(Cause.TIME_LIMIT, f"the time limit of {limit:g} s has passed", now_s)
         for host, heard_s in self._heard_s.items():
@@ -173,18 +191,6 @@ class Supervisor:
             return event.guest in self.guests and self.plan.guests[event.guest].host == event.host
         return 1 <= event.host <= len(self.plan.hosts)
 
-    def _gather(self, event: Event) -> list[Order]:
-        reports = self._gathered.setdefault(event.kind, {})
-        reports[event.host] = event
-        if len(reports) < len(self.plan.hosts):
-            return []
-        return [Order(GATHERED[event.kind], mtu=min(report.mtu for report in reports.values()))]
-
-    def _arrive(self, event: Event) -> list[Order]:
-        waiting = self._barriers.setdefault(event.text, set())
-        waiting.add(event.guest)
-        return [Order(OrderKind.RELEASE, text=event.text)] if len(waiting) == len(self.guests) else []
-
     def _on_job_end(self, guest: int, now_s: float) -> list[Order]:
         if guest == 0 and self.phase < Phase.FINISHING:
             self.cause, self.text = Cause.JOB, ""
@@ -193,9 +199,9 @@ class Supervisor:
         return self._enter(Phase.POWERING_DOWN, now_s) if self.phase is Phase.FINISHING and everyone else []
 
     def _on_guest_gone(self, event: Event, now_s: float) -> list[Order]:
-        if self.phase >= Phase.FINISHING:
-            if self.phase is not Phase.FINISHING:
-                return []
+        if self.phase > Phase.FINISHING:
+            return []
+        if self.phase is Phase.FINISHING and self.guests[event.guest].status is not None:
             self.notes.append(self._describe(event))
             return self._on_job_end(event.guest, now_s)
         if event.status == 0 and self.plan.job.interactive:
@@ -203,8 +209,31 @@ class Supervisor:
             return self._end(Cause.SHUTDOWN, "guest 0 was shut down", now_s) if shut_down else []
         return self._end(Cause.LOST, self._describe(event), now_s)
 
+    def _on_node_failure(self, event: Event, now_s: float) -> list[Order]:
+        """A host says why it can't go on. Its end may have been told before: then this is the better reason."""
+        text = f"node {self._host_name(event.host)}: {event.text}"
+        if self._lost_host == event.host:
+            self.cause, self.text = Cause.MACHINERY, text
+        return self._end(Cause.MACHINERY, text, now_s)
+
+    def _on_node_loss(self, event: Event, now_s: float) -> list[Order]:
+        if event.host in self.done:  # srun tells the end of every task that ended badly, for whatever reason
+            return []
+        self.done.add(event.host)
+        for guest in self.plan.host(event.host).guest_ids:
+            self._move(guest, GuestPhase.GONE)
+            self._booting.pop(guest, None)
+        if self.phase < Phase.POWERING_DOWN:
+            self._lost_host = event.host
+        ending = self._end(Cause.LOST, f"node {self._host_name(event.host)} is lost: {event.text}", now_s)
+        return ending + self._host_is_done(event.host, now_s)
+
+    def _only_hosts_are_left(self) -> bool:
+        return self.phase > Phase.FINISHING and self.count(GuestPhase.GONE) == len(self.guests)
+
     def _host_is_done(self, host: int, now_s: float) -> list[Order]:
-        alive = [guest for guest in self.plan.host(host).guest_ids if self.guests[guest].phase is not GuestPhase.GONE]
+        guests = self.plan.host(host).guest_ids
+        alive = any(self.guests[guest].phase is not GuestPhase.GONE for guest in guests)
         if alive and self.phase < Phase.FINISHING:
             return self._end(Cause.MACHINERY, f"{self._host_name(host)} ended before its guests did", now_s)
         return self._enter(Phase.OVER, now_s) if len(self.done) == len(self.plan.hosts) else []
@@ -257,13 +286,17 @@ class Supervisor:
 
     def _phase_end_s(self) -> float:
         limits = self.plan.deadlines
+        cancelled = self.cause in (Cause.CANCELLED, Cause.TIME_LIMIT)
+        if self._only_hosts_are_left() and not cancelled:  # they may be bringing disks home, and say so by their pulse
+            heard_s = max((at_s for host, at_s in self._heard_s.items() if host not in self.done), default=0.0)
+            return max(heard_s, self._phase_since_s) + limits.node_down_s
         lasts_s = {
             Phase.FINISHING: limits.finish_s,
             Phase.POWERING_DOWN: limits.power_down_s,
             Phase.QUITTING: limits.quit_s,
             Phase.KILLING: limits.node_down_s,
         }[self.phase]
-        if self.cause in (Cause.CANCELLED, Cause.TIME_LIMIT):  # SLURM kills everything after its KillWait
+        if cancelled:  # SLURM kills everything after its KillWait
             lasts_s = min(lasts_s, limits.cancel_s / 3)
         return self._phase_since_s + lasts_s
 

@@ -16,6 +16,7 @@ from chslurm.plan import (
     Host,
     Image,
     Job,
+    Layer,
     Mode,
     Plan,
     Share,
@@ -37,7 +38,7 @@ def plan_of() -> Callable[..., Plan]:
             created="2026-01-02T03:04:05Z",
             mode=Mode.CLUSTER,
             job_dir="/home/user/charlie",
-            image=Image("/images/a,b.qcow2", "qcow2", 1, 2, 3),
+            image=Image((Layer("/images/a,b.qcow2", "qcow2", 1, 2, 3, 4), Layer("/images/base", "raw", 5, 6, 7, 8))),
             hosts=tuple(
                 Host(number, f"cn{number:03}", 2, 4000, (number - 1) * guests_per_host, guests_per_host)
                 for number in range(1, hosts + 1)
@@ -71,7 +72,6 @@ def plan_of() -> Callable[..., Plan]:
                 lost_s=30,
                 cancel_s=28,
             ),
-            guest_options=(),
             warnings=(),
             sync=True,
             cleanup=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 from chslurm.errors import ChslurmError
@@ -14,6 +15,10 @@ _KVM_CREATE_VM = 0xAE01
 """ioctl of linux/kvm.h"""
 
 _FIRMWARE_DIRS = ("/usr/share/qemu", "/usr/share/qemu-kvm", "/usr/share/qboot", "/usr/local/share/qemu")
+
+
+_QEMU_NAMES = ("qemu-system-x86_64", "qemu-kvm", "/usr/libexec/qemu-kvm")
+"""Names of QEMU: of most distributions, and of Red Hat's."""
 
 
 def choose_accelerator(wanted: Accelerator) -> tuple[Accelerator, str]:
@@ -32,6 +37,14 @@ def find_firmware(name: str = "qboot.rom") -> str | None:
     """Return the path of a firmware image of QEMU, or None."""
     paths = (Path(folder) / name for folder in _FIRMWARE_DIRS)
     return next((str(path) for path in paths if path.is_file()), None)
+
+
+def find_qemu() -> str:
+    """Return the program that emulates this kind of machine. Raises ChslurmError when there is none."""
+    for name in _QEMU_NAMES:
+        if found := shutil.which(name):
+            return found
+    raise ChslurmError(f"can't find QEMU: none of {', '.join(_QEMU_NAMES)}", hint="install qemu-system-x86 or qemu-kvm")
 
 
 def _kvm_obstacle() -> str | None:

@@ -51,37 +51,42 @@ def locate_guest_disks(plan: Plan, guest: Guest) -> GuestDisks:
     return GuestDisks(root, Disk(str(job_dir.temporary_disk(guest.id))))
 
 
-def put_away(disks: GuestDisks, *, cleanup: bool) -> list[str]:
+def put_away(disks: GuestDisks, *, cleanup: bool, hurry: bool) -> list[str]:
     """Delete the temporary disk; leave the overlay in the job directory, or delete it with `cleanup`.
 
-    Returns what was done, a line each.
+    An overlay that has to be brought there is dropped in a `hurry`, when SLURM may kill us over it. Returns what was
+    done, a line each. Raises ChslurmError when the overlay can't be kept.
     """
-    done = [_delete(disks.temporary)]
-    if cleanup:
-        done.append(_delete(disks.root))
+    lines = [_delete(disks.temporary)]
+    if cleanup or (hurry and disks.root.fd is not None):
+        lines.append(_delete(disks.root))
     else:
         _keep(disks.root)
-    return [line for line in done if line]
+    return lines
+
+
+def discard(disks: GuestDisks) -> None:
+    """Delete both disks."""
+    put_away(disks, cleanup=True, hurry=True)
 
 
 def render_disk_commands(plan: Plan, guest: Guest) -> str:
     """Return the commands that make the disks of one guest, for `--explain`. Scratch files are in memory."""
     place, disks = locate_guest_disks(plan, guest), plan.disks
-    target = Path(place.temporary.path)
     commands = [
-        _overlay_command(plan.image, Path(place.root.path)),
-        *_temporary_commands("SCRATCH", "SCRATCH-OF-SWAP", target, disks.swap_mib, disks.tmp_mib),
+        _overlay_command(plan.image, place.root.path),
+        *_temporary_commands("SCRATCH", "SCRATCH-OF-SWAP", place.temporary.path, disks.swap_mib, disks.tmp_mib),
     ]
-    return "".join(f"    {shlex.join(map(str, command))}\n" for command in commands)
+    return "".join(f"    {shlex.join(command)}\n" for command in commands)
 
 
-def _overlay_command(image: Image, target: Path) -> list[str | Path]:
+def _overlay_command(image: Image, target: str) -> list[str]:
     return ["qemu-img", "create", "-q", "-f", "qcow2", "-b", image.path, "-F", image.format, target]
 
 
 def _temporary_commands(
-    raw: str, swap: str, target: Path, swap_mib: int, size_mib: int
-) -> tuple[list[str | Path], list[str | Path], list[str | Path]]:
+    raw: str, swap: str, target: str, swap_mib: int, size_mib: int
+) -> tuple[list[str], list[str], list[str]]:
     """The commands that fill a temporary disk: swap, ext4, and packing it up."""
     start_mib = _FIRST_MIB + swap_mib
     options = f"offset={start_mib * _MIB},lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"
@@ -99,11 +104,9 @@ def make_overlay(path: Path, image: Image, folder: str | None) -> Disk:
     """
     check_unchanged(image)
     base = Disk(image.path, format=image.format, read_only=True)
-    target = path if folder is None else Path(tempfile.mkstemp(prefix=".chslurm-overlay-", dir=folder)[1])
-    run(_overlay_command(image, target))
-    return (
-        Disk(str(path), backing=base) if folder is None else Disk(str(path), fd=_take_name_away(target), backing=base)
-    )
+    fd = None if folder is None else _nameless_file(folder)
+    run(_overlay_command(image, str(path) if fd is None else _name(fd)), pass_fds=[] if fd is None else [fd])
+    return Disk(str(path), fd=fd, backing=base)
 
 
 def check_unchanged(image: Image) -> None:
@@ -125,36 +128,45 @@ def make_temporary_disk(path: Path, folder: str | None, swap_mib: int, size_mib:
     """
     with _scratch(size_mib * _MIB) as raw, _scratch(swap_mib * _MIB) as swap:
         _write_partition_table(raw, swap_mib, size_mib)
-        target = path if folder is None else Path(tempfile.mkstemp(prefix=".chslurm-tmp-", dir=folder)[1])
+        fd = None if folder is None else _nameless_file(folder)
+        target = str(path) if fd is None else _name(fd)
         make_swap, make_ext4, pack = _temporary_commands(_name(raw), _name(swap), target, swap_mib, size_mib)
         run(make_swap, pass_fds=[swap])
         # mkswap knows no offset: its signature, the first page, is made elsewhere and copied.
         os.pwrite(raw, os.pread(swap, 4096, 0), _FIRST_MIB * _MIB)
         run(make_ext4, pass_fds=[raw])
-        run(pack, pass_fds=[raw])
-    return Disk(str(path)) if folder is None else Disk(str(path), fd=_take_name_away(target))
+        run(pack, pass_fds=[raw] if fd is None else [raw, fd])
+    return Disk(str(path), fd=fd)
 
 
 def _keep(disk: Disk) -> None:
     """Bring a disk that has no name to its place in the job directory. One that lies there stays as it is."""
     if disk.fd is None:
         return
-    with open(f"/proc/self/fd/{disk.fd}", "rb") as source, open(disk.path, "wb") as target:
-        shutil.copyfileobj(source, target, _MIB)
-    os.close(disk.fd)
+    aside = Path(f"{disk.path}.new")
+    try:
+        target = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(f"/proc/self/fd/{disk.fd}", "rb") as source, open(target, "wb") as file:
+            shutil.copyfileobj(source, file, _MIB)
+        aside.rename(disk.path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise ChslurmError(f"can't keep {disk.path}: {error.strerror}") from error
+    finally:
+        os.close(disk.fd)
 
 
 def _delete(disk: Disk) -> str:
     if disk.fd is not None:
         os.close(disk.fd)  # the last descriptor: QEMU has ended
-        return ""
     Path(disk.path).unlink(missing_ok=True)
     return f"deleted {disk.path}"
 
 
-def _take_name_away(path: Path) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    path.unlink()
+def _nameless_file(folder: str) -> int:
+    """Return the descriptor of a new file in `folder` that has no name: it is gone when its last descriptor is."""
+    fd, name = tempfile.mkstemp(prefix=".chslurm-", dir=folder)
+    os.unlink(name)
     return fd
 
 

@@ -22,9 +22,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from chslurm.errors import ChslurmError
+from chslurm.host import tunnelport
 from chslurm.host.nameserver import NameRelay, read_resolvers
 from chslurm.host.netholder import Holder, start_holder
-from chslurm.host.pasta import Joiner, find_interface, start_outside, start_outside_slirp, start_tunnel_carrier
+from chslurm.host.pasta import (
+    Joiner,
+    find_interface,
+    sends_from_one_socket,
+    start_outside,
+    start_outside_slirp,
+    start_tunnel_carrier,
+)
 from chslurm.network import HostNetwork, Peer, Place, make_outside_steps, make_tunnel_steps
 
 _LINK_TIMEOUT_S = 5.0
@@ -40,6 +48,7 @@ class Fabric:
         self._log_dir = log_dir
         self._joiner: Joiner | None = None
         self._relay: NameRelay | None = None
+        self._port: socket.socket | None = None  # guards the tunnel's
         self._watch = select.epoll()
         self._watch.register(holder, select.EPOLLIN)
 
@@ -77,17 +86,26 @@ class Fabric:
         self._relay = NameRelay(*self._holder.listen(str(self.network.nameserver), 53), resolvers)
         return f"{how}; names from {', '.join(resolvers)}"
 
-    def open_tunnel(self, peers: Sequence[Peer], vni: int, path_mtu: int, reserved: socket.socket) -> None:
+    def open_tunnel(self, peers: Sequence[Peer], vni: int, path_mtu: int, reserved: socket.socket) -> bool:
         """Join the other hosts. `peers` names all hosts, this one too; `reserved` holds our UDP port, and is closed.
 
-        Raises ChslurmError when pasta or the kernel refuses.
+        Returns whether the port is kept from other users of the node: with a pasta that makes sockets for each peer it
+        can't be. Raises ChslurmError when pasta or the kernel refuses, or somebody else has the port.
         """
         own = next(peer for peer in peers if peer.host_number == self.network.host)
+        guarded = sends_from_one_socket()
+        self._port = socket.socket(fileno=reserved.detach())
+        tunnelport.lend(self._port)
         uplink = self._holder.uplink_path
         carrier = start_tunnel_carrier(self._holder.pid, uplink, own.address, own.udp_port, self.log("pasta"))
         self._adopt(carrier, Place.UPLINK)
-        reserved.close()  # pasta has it now: both set SO_REUSEADDR, so that nobody can take it in between
+        if guarded:
+            tunnelport.guard(self._port)
+        else:
+            self._port.close()
+        tunnelport.check_owner(own.udp_port)
         self._holder.apply(make_tunnel_steps(self.network, peers, vni, path_mtu))
+        return guarded
 
     def close(self) -> None:
         """End everything; nothing of the network is left but what QEMU still has open."""
@@ -97,6 +115,8 @@ class Fabric:
         self.close_taps()
         if self._joiner:
             self._joiner.end()
+        if self._port:
+            self._port.close()
         self._holder.end()
 
     def _start_outside(self) -> str:
@@ -146,17 +166,6 @@ def start_fabric(network: HostNetwork, log_dir: Path) -> Iterator[Fabric]:
         yield fabric
     finally:
         fabric.close()
-
-
-def reserve_tunnel_port() -> socket.socket:
-    """Return a UDP socket that keeps a free port of this host until pasta has it, and with which to probe the path."""
-    while True:
-        reserved = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        reserved.bind(("0.0.0.0", 0))  # without SO_REUSEADDR, so that the port is nobody's
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # from here pasta, which sets it too, can join
-        if reserved.getsockname()[1] < 65535:  # VXLAN needs a range of two source ports to use the first
-            return reserved
-        reserved.close()
 
 
 def own_address(toward: str) -> str:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
+from typing import BinaryIO
 
 import chslurm
 from chslurm.errors import ChslurmError, UsageError
@@ -59,6 +60,21 @@ def write_file(path: PurePath, data: bytes, mode: int = 0o600) -> None:
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
+
+
+def open_append(path: PurePath) -> BinaryIO:
+    """Open a file of the job directory to write at its end, unbuffered; it is made if need be, for its owner only.
+
+    Whoever could write into the directory before may have left anything under this name: links are not followed.
+    Raises OSError, also for what is no regular file.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    os.set_blocking(fd, True)
+    return open(fd, "ab", buffering=0)
 
 
 async def read_shared(path: PurePath, digest: str) -> bytes:

@@ -28,6 +28,7 @@ _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _CAP_NET_ADMIN = 12
 _CAPABILITY_VERSION_3 = 0x20080522
+_PR_SET_PDEATHSIG = 1
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
@@ -40,6 +41,7 @@ _ARGV = {
 _USERNS_HINT = (
     "unprivileged user namespaces must be allowed: user.max_user_namespaces > 0,"
     " kernel.unprivileged_userns_clone = 1, kernel.apparmor_restrict_unprivileged_userns = 0 where these exist"
+    " (Ubuntu 24.04 and later restrict them; instead of the last, an AppArmor profile with `userns,` for our Python will do)"
 )
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -53,12 +55,12 @@ class Namespaces:
         uid, gid = os.getuid(), os.getgid()
         _check_zero(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET), "make a user and network namespace", _USERNS_HINT)
         self._user = os.readlink("/proc/self/ns/user")  # a new one, or we would not be here
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        _map_ids(uid, gid)
         self.fds: dict[Place, int] = {}
+        self.uplink_path = ""
         if uplink:
             self.fds[Place.UPLINK] = os.open("/proc/self/ns/net", os.O_RDONLY)
+            self.uplink_path = f"/proc/{_fork_sitter()}/ns/net"
             _check_zero(_libc.unshare(_CLONE_NEWNET), "make a network namespace", _USERNS_HINT)
         self.fds[Place.GUESTS] = os.open("/proc/self/ns/net", os.O_RDONLY)
         _let_children_administer()
@@ -117,6 +119,34 @@ def open_listeners(address: str, port: int) -> list[int]:
             listener.listen(64)
         fds.append(listener.detach())
     return fds
+
+
+def _map_ids(uid: int, gid: int) -> None:
+    """Keep both ids. It is here that a host whose AppArmor lets anybody make a user namespace, but not use it, refuses."""
+    try:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    except OSError as error:
+        raise ChslurmError(f"can't use a user namespace: {error.filename}: {error.strerror}", hint=_USERNS_HINT) from error
+
+
+def _fork_sitter() -> int:
+    """Return the pid of a child that stays where we are now, and ends with us.
+
+    pasta's AppArmor profile lets it open the namespace of a process by /proc/PID/ns/net, and by no other name.
+    """
+    holder = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        os.closerange(0, os.sysconf("SC_OPEN_MAX"))
+        while os.getppid() == holder:
+            signal.pause()
+    finally:
+        os._exit(0)
 
 
 def _let_children_administer() -> None:

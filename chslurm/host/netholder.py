@@ -2,7 +2,7 @@
 """The holder: a forked child that owns the network namespaces of one host and works inside them.
 
     node process ──socket pair──> holder          user namespace of its own, uid and gid unchanged
-                                    ├─ uplink     network namespace, only for a tunnel
+                                    ├─ uplink     network namespace, only for a tunnel; a child of the holder sits in it
                                     └─ guests     network namespace the holder stays in
 
 Requests and answers are JSON lines. When the socket ends, however the node process ended, the holder kills the helper
@@ -183,8 +183,7 @@ class _Servant:
         taps = [open_tap(guest.tap) for guest in self._network.guests]
         for step in self._network.steps:
             namespaces.apply(step)
-        uplink = namespaces.fds.get(Place.UPLINK)
-        return {"uplink_path": f"/proc/{os.getpid()}/fd/{uplink}" if uplink else ""}, taps
+        return {"uplink_path": namespaces.uplink_path}, taps
 
     def _answer(self, request: dict[str, Any]) -> Answer:
         if self._namespaces is None:

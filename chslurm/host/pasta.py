@@ -23,6 +23,7 @@ from chslurm.network import UPLINK_GATEWAY, UPLINK_IP
 ADMIN_PATH = {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin"}
 """Ordinary users often have no sbin on PATH, and `ip` and `nft` are there."""
 
+_MOST_WORDS = 1 << 20
 _KEEP = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
@@ -33,20 +34,29 @@ class Joiner:
     name: str
     process: subprocess.Popen[bytes]
     pidfd: int  # readable when it has ended
-    log: Path
+    output: int  # memory file it writes to: its AppArmor profile allows no log files but in the home directory and /tmp
+    log: Path  # where that goes when it has ended
 
     def check(self) -> None:
         """Raise ChslurmError when it has ended."""
         status = self.process.poll()
         if status is not None:
-            last = self.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+            last = self._write_log().strip().splitlines()[-1:] or ["it said nothing"]
             raise ChslurmError(f"{self.name} has ended: {describe_exit(status)}: {last[0]}", hint=f"see {self.log}")
 
     def end(self) -> None:
         """Kill it: it has nothing to save."""
         self.process.kill()
         self.process.wait()
+        self._write_log()
         os.close(self.pidfd)
+        os.close(self.output)
+
+    def _write_log(self) -> str:
+        words = os.pread(self.output, _MOST_WORDS, 0)
+        with contextlib.suppress(OSError):  # the file system is full, or gone: no reason to stop
+            self.log.write_bytes(words)
+        return words.decode(errors="replace")
 
 
 def start_tunnel_carrier(holder_pid: int, netns: str, address: str, port: int, log: Path) -> Joiner:
@@ -63,6 +73,16 @@ def start_outside_slirp(holder_pid: int, log: Path) -> Joiner:
     """Start slirp4netns to the same end: slower, but it asks nothing about the host's interfaces."""
     argv = ["slirp4netns", "--disable-host-loopback", "--disable-dns", "--mtu=1500", "--cidr=172.22.255.0/24"]
     return _start("slirp4netns", [*argv, str(holder_pid), "up0"], log)
+
+
+def sends_from_one_socket() -> bool:
+    """Say whether this pasta uses no socket for a forwarded UDP port but the one it binds at its start.
+
+    Since July 2024 it binds the port again for each peer. What it says about its version depends on who built it; the
+    help of older releases has an option that went shortly before.
+    """
+    asked = run(["pasta", "--help"], check=False)
+    return "--stderr" in asked.stdout + asked.stderr
 
 
 def find_interface(address: str = "") -> str:
@@ -83,7 +103,7 @@ def find_interface(address: str = "") -> str:
 
 def make_carrier_argv(holder: str, netns: str, interface: str, address: str, port: str) -> list[str]:
     """Return the pasta that carries nothing but the tunnel."""
-    return _pasta(holder, netns, interface, address, "--no-tcp", "--no-icmp", "-u", port)
+    return _pasta(holder, netns, interface, address, "--no-tcp", "--no-icmp", "-u", f"{address}/{port}")
 
 
 def make_outside_argv(holder: str, interface: str) -> list[str]:
@@ -107,9 +127,10 @@ def _pasta(holder: str, netns: str, interface: str, address: str, *options: str)
 
 
 def _start(name: str, argv: Sequence[str], log: Path) -> Joiner:
-    with log.open("ab") as output, _signals_blocked():
+    output = os.memfd_create(name)
+    with _signals_blocked():
         process = spawn(argv, stdout=output, stderr=output)
-    return Joiner(name, process, os.pidfd_open(process.pid), log)
+    return Joiner(name, process, os.pidfd_open(process.pid), output, log)
 
 
 @contextlib.contextmanager

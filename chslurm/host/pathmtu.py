@@ -25,7 +25,7 @@ _HEADERS = 28  # IPv4 and UDP
 _COPIES = 2  # of each probe: one lost packet is no narrow path
 _FAN = 32  # sizes tried at once
 _GRACE_S = 0.04  # for stragglers, after the smallest, which is sent last, has been answered
-_PEER_TIMEOUT_S = 1.5
+_REPEAT_S = 0.5  # before all is sent again
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE, _IP_MTU = 10, 3, 14
 _PROBE, _ANSWER = 1, 2
 _FORM = struct.Struct("!4s16sBIH")  # magic, token, kind, round, size of the IP packet
@@ -53,43 +53,49 @@ class PathProbe:
         """Stop answering."""
         asyncio.get_running_loop().remove_reader(self._socket)
 
-    async def measure(self, peer: Peer) -> int:
-        """Return the path MTU to `peer` in bytes. Raises ChslurmError when it does not answer at all.
+    async def measure(self, peer: Peer, patience_s: float) -> int:
+        """Return the path MTU to `peer` in bytes. Raises ChslurmError when it does not answer for `patience_s`.
 
         One round trip when the path is as wide as our interface; otherwise a few rounds, each of many sizes at once.
         """
         candidate = find_link_mtu(peer.address)
-        low = await self._try(peer, [candidate])
+        low = await self._try(peer, [candidate], patience_s)
         if low == candidate:
             return candidate
         high = candidate  # has not passed
         sizes = [size for size in COMMON_MTUS if low < size < high]
         while high - low > 1:
             sizes = sizes or _spread(low, high)
-            low = max(low, await self._try(peer, sizes))
+            low = max(low, await self._try(peer, sizes, patience_s))
             high = min([size for size in sizes if size > low] + [high])
             sizes = []
         return low
 
-    async def _try(self, peer: Peer, sizes: list[int]) -> int:
+    async def _try(self, peer: Peer, sizes: list[int], patience_s: float) -> int:
         """Return the largest of `sizes` that passes, or the smallest size there is."""
         self._round += 1
         self._passed.clear()
-        for _ in range(_COPIES):
-            for size in [*sorted(sizes, reverse=True), _SMALLEST]:
-                self._send(_PROBE, self._round, size, size, (peer.address, peer.udp_port))
-        try:
-            async with asyncio.timeout(_PEER_TIMEOUT_S):
-                await self._wait_for(_SMALLEST)
-        except TimeoutError:
-            raise ChslurmError(
-                f"host {peer.host_number} ({peer.address}) does not answer on UDP port {peer.udp_port}",
-                hint="UDP between the nodes must not be filtered",
-            ) from None
+        await self._reach(peer, sizes, patience_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GRACE_S):
                 await self._wait_for(max(sizes))
         return max(self._passed)
+
+    async def _reach(self, peer: Peer, sizes: list[int], patience_s: float) -> None:
+        """Send probes until the smallest is answered: a host under load may take seconds to come to it."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + patience_s
+        while loop.time() < deadline_s:
+            for size in [*sorted(sizes, reverse=True), _SMALLEST] * _COPIES:
+                self._send(_PROBE, self._round, size, size, (peer.address, peer.udp_port))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(_REPEAT_S, deadline_s - loop.time())):
+                    await self._wait_for(_SMALLEST)
+                return
+        raise ChslurmError(
+            f"host {peer.host_number} ({peer.address}) did not answer on UDP port {peer.udp_port} for {patience_s:g} s",
+            hint="UDP between the nodes must not be filtered",
+        )
 
     async def _wait_for(self, size: int) -> None:
         while size not in self._passed and max(self._passed, default=0) < size:
@@ -122,11 +128,15 @@ class PathProbe:
 
 
 def find_link_mtu(address: str) -> int:
-    """Return the MTU in bytes of the interface, or route, that leads to `address`."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        asking.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
-        asking.connect((address, 9))
-        return asking.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+    """Return the MTU in bytes of the interface, or route, that leads to `address`. Raises ChslurmError without one."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
+            asking.connect((address, 9))
+            return asking.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+    except OSError as error:
+        hint = "all hosts need IPv4 between them"
+        raise ChslurmError(f"can't reach {address}: {error.strerror}", hint=hint) from error
 
 
 def _spread(low: int, high: int) -> list[int]:

@@ -65,11 +65,12 @@ def run(
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise ProcessError(f"can't finish: {shlex.join(words)}: still running after {timeout_s:g} s") from error
+        raise ProcessError(f"can't finish {words[0]}: still running after {timeout_s:g} s: {_shown(words)}") from error
     except OSError as error:
         raise _cannot_start(words, error) from error
     if check and done.returncode != 0:
-        raise ProcessError(f"can't run: {shlex.join(words)}: {describe_exit(done.returncode)}: {_tail(done.stderr)}")
+        how = f"{describe_exit(done.returncode)}: {_tail(done.stderr)}"
+        raise ProcessError(f"can't run {words[0]}: {how}: {_shown(words)}")
     return Completed(words, done.returncode, done.stdout, done.stderr)
 
 
@@ -128,8 +129,14 @@ def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _cannot_start(words: tuple[str, ...], error: OSError) -> ProcessError:
-    hint = f"install it or put it on PATH: {words[0]}" if isinstance(error, FileNotFoundError) else ""
-    return ProcessError(f"can't start: {shlex.join(words)}: {error.strerror}", hint=hint)
+    hint = "install it, or put it on PATH" if isinstance(error, FileNotFoundError) else ""
+    return ProcessError(f"can't start {words[0]}: {error.strerror}", hint=hint)
+
+
+def _shown(words: tuple[str, ...], limit: int = 300) -> str:
+    """A command line as it could be typed, cut short: what went wrong stands before it."""
+    line = shlex.join(words)
+    return line if len(line) <= limit else f"{line[:limit]}..."
 
 
 def _tail(text: str, lines: int = 3) -> str:

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from chslurm.allocation import Allocation, SlurmRecords, make_allocation, needs_node_records
-from chslurm.errors import ProcessError
+from chslurm.errors import ChslurmError, ProcessError
 from chslurm.host.process import run
-from chslurm.plan import Plan
+from chslurm.plan import Host, Mode, Plan
 
 _ANSWER_S = 20.0
 """How long `scontrol` may take; a busy controller answers within 10 s, its own MessageTimeout."""
@@ -59,6 +59,13 @@ def make_srun_argv(plan: Plan, task: Sequence[str], environment: Iterable[str] =
 def find_bending_variables(names: Iterable[str]) -> list[str]:
     """Return those of the environment's variables from which srun could take another layout than ours."""
     return sorted(name for name in names if name.startswith("SLURM_") and not _KEPT.fullmatch(name))
+
+
+def check_place(plan: Plan, host: Host, environment: Mapping[str, str]) -> None:
+    """Raise ChslurmError when this task runs on another node than the plan says: sizes and names would be wrong."""
+    node = environment.get("SLURMD_NODENAME", host.name)
+    if plan.mode is Mode.CLUSTER and node != host.name:
+        raise ChslurmError(f"this is node {node}, the plan says {host.name} for host {host.number}")
 
 
 def _ask(*words: str) -> str:

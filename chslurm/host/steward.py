@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import PurePath
 
 from chslurm.guest_files import GuestFile
 from chslurm.host.disks import GuestDisks, put_away
+from chslurm.host.files import open_append
 from chslurm.host.qemu import Ending, Qemu
 from chslurm.messages import Event, EventKind, GuestOrder, GuestWord, GuestWordKind
 from chslurm.plan import Guest
@@ -22,7 +24,7 @@ _PASSED_ON = {
 """Words that the head hears as they are. Each guest says each once; BARRIER once for each name."""
 
 _MAX_WORDS = 1000
-"""A guest that reports more than this is not listened to any more: it is broken or hostile."""
+"""A guest that reports more than this is broken or hostile, and is ended."""
 
 
 class Steward:
@@ -39,6 +41,7 @@ class Steward:
         self._tell = tell
         self._files: Sequence[GuestFile] | None = None  # who the guest is, once that is known
         self._told = False
+        self._ready = False
         self._words = 0
         self._failure = ""
         qemu.on_word = self._on_word
@@ -72,11 +75,11 @@ class Steward:
         """End the guest by the kernel."""
         self.qemu.kill()
 
-    def put_away(self, *, cleanup: bool) -> None:
-        """Put the disks of a guest that is gone where they belong."""
-        lines = [*put_away(self.disks, cleanup=cleanup), "oneguest done"]
-        with open(self.log, "a", encoding="utf-8") as log:
-            log.writelines(f"{line}\n" for line in lines)
+    def put_away(self, *, cleanup: bool, hurry: bool) -> None:
+        """Put the disks of a guest that is gone where they belong. Raises ChslurmError when they can't be kept."""
+        lines = [*put_away(self.disks, cleanup=cleanup, hurry=hurry), "oneguest done"]
+        with suppress(OSError), open_append(self.log) as log:
+            log.write("".join(f"{line}\n" for line in lines).encode())
 
     async def see_out(self) -> None:
         """Wait for the guest's end and report it."""
@@ -95,18 +98,25 @@ class Steward:
     def _on_word(self, word: GuestWord) -> None:
         self._words += 1
         if self._words > _MAX_WORDS:
-            return
-        if word.event is GuestWordKind.HELLO:
-            if not self.spoke:
-                self.spoke = True
-                self._report(EventKind.GUEST_STAGE, text=f"kernel {word.kernel} up")
-            self._introduce()
+            self._fail(f"reported more than {_MAX_WORDS} things")
+        elif word.event is GuestWordKind.HELLO:
+            self._on_hello(word)
         elif word.event is GuestWordKind.STAGE:
             self._report(EventKind.GUEST_STAGE, text=word.name)
         elif word.event is GuestWordKind.FAILED:
             self._fail(word.text)
         elif (kind := _PASSED_ON.get(word.event)) is not None:
+            self._ready = self._ready or word.event is GuestWordKind.READY
             self._report(kind, text=word.name, status=word.status & 0xFF)
+
+    def _on_hello(self, word: GuestWord) -> None:
+        """An agent greets until it gets its first order; once the guest is ready, a greeting is a new agent's."""
+        if self._ready:
+            self._fail("its agent ended and was started again")
+        if not self.spoke:
+            self.spoke = True
+            self._report(EventKind.GUEST_STAGE, text=f"kernel {word.kernel} up")
+        self._introduce()
 
     def _fail(self, text: str) -> None:
         """The guest can't do its work: say so at its end, which is now."""

@@ -14,10 +14,11 @@ from pathlib import Path
 import msgspec
 
 from chslurm.errors import ChslurmError
-from chslurm.host.fabric import Fabric, own_address, reserve_tunnel_port
+from chslurm.host.fabric import Fabric, own_address
 from chslurm.host.files import read_shared
 from chslurm.host.lines import tell
 from chslurm.host.pathmtu import PathProbe
+from chslurm.host.tunnelport import reserve_tunnel_port
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
 from chslurm.network import DEFAULT_MTU, Peer, make_guest_mtu
@@ -59,11 +60,13 @@ class Tunnel:
                 self._tell(EventKind.TUNNEL_OFFER, address=address, port=port.getsockname()[1])
                 peers = await self._read_peers(await self._orders[OrderKind.PEERS])
                 following = peers[self.host.number % len(peers)]
-                self._tell(EventKind.TUNNEL_MTU, mtu=await probe.measure(following))
+                self._tell(EventKind.TUNNEL_MTU, mtu=await probe.measure(following, self.plan.deadlines.tunnel_s))
                 path_mtu = (await self._orders[OrderKind.MTU]).mtu
             finally:
                 probe.close()
-            self.fabric.open_tunnel(peers, self.plan.vni, path_mtu, port)
+            if not self.fabric.open_tunnel(peers, self.plan.vni, path_mtu, port):
+                text = "this release of pasta leaves the tunnel's port open to the other users of the node"
+                self._tell(EventKind.NODE_NOTE, text=text)
         return make_guest_mtu(path_mtu)
 
     def _someone(self) -> str:

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from chslurm.errors import ChslurmError
-from chslurm.host.fabric import Fabric, own_address, reserve_tunnel_port, start_fabric
+from chslurm.host.fabric import Fabric, own_address, start_fabric
 from chslurm.host.pathmtu import PathProbe
+from chslurm.host.tunnelport import reserve_tunnel_port
 from chslurm.network import Peer, make_host_network
 from chslurm.plan import Mode
 
@@ -97,10 +98,10 @@ class Session:
         self.probe = PathProbe(self.reserved, TOKEN)
         return [own_address(toward), self.reserved.getsockname()[1]]
 
-    async def probe_mtu(self, peer: Any) -> Any:
+    async def probe_mtu(self, peer: Any, patience_s: float = 5.0) -> Any:
         assert self.probe
         began = time.monotonic()
-        return [await self.probe.measure(Peer(*peer)), time.monotonic() - began]
+        return [await self.probe.measure(Peer(*peer), patience_s), time.monotonic() - began]
 
     async def open_tunnel(self, peers: Any, vni: int, mtu: int) -> float:
         assert self.probe

@@ -62,10 +62,14 @@ class Namespace:
         return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
 
     def serve(self, *words: object) -> None:
+        assert self.tries_to_serve(*words), words
+
+    def tries_to_serve(self, *words: object) -> bool:
+        """Start a server; say whether it got its port."""
         server = self.python("serve", *words)
-        assert server.stdout
-        assert server.stdout.readline() == "up\n"
         self.servers = [*getattr(self, "servers", []), server]
+        assert server.stdout
+        return server.stdout.readline() == "up\n"
 
     def asks(self, kind: str, address: object, port: int = 7000) -> str:
         """What comes back from a server there: its name, or ''."""

@@ -2,6 +2,7 @@
 """Small servers and clients for test guests, hosts and the outside.
 
 sockets.py serve NAME tcp|udp|dns PORT [ADDRESS]     answers NAME (dns: an A record) until killed
+sockets.py serve NAME udp-shared PORT [ADDRESS]      likewise, on a port that others may bind, too
 sockets.py ask tcp|udp ADDRESS PORT                  prints the NAME that answers, or nothing
 sockets.py ask dns|dns-tcp SERVER 53                 prints the address of outside.test
 sockets.py tap FD                                    makes eth0 and sends its descriptor to socket FD
@@ -34,11 +35,12 @@ def answer_query(query: bytes) -> bytes:
 def serve(name: str, kind: str, port: str, address: str = "0.0.0.0") -> None:
     family = family_of(address)
     dns = kind == "dns"
-    if kind != "udp":
+    if not kind.startswith("udp"):
         listener = socket.create_server((address, int(port)), family=family)
         threading.Thread(target=serve_tcp, args=(listener, name, dns), daemon=True).start()
     if kind != "tcp":
         server = socket.socket(family, socket.SOCK_DGRAM)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == "udp-shared")
         server.bind((address, int(port)))
         threading.Thread(target=serve_udp, args=(server, name, dns), daemon=True).start()
     print("up", flush=True)

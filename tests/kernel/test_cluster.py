@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
+
 import pytest
-from lab import OTHER_USER, USER, Guest, Lab, join
+from lab import OTHER_USER, ROOT, USER, Guest, Lab, join
+
+from chslurm.host.pasta import sends_from_one_socket
 
 
 def reach(guest: Guest, *others: Guest) -> bool:
@@ -126,6 +132,43 @@ def test_a_stranger_cannot_inject_into_the_tunnel(lab: Lab) -> None:
     stranger.run("ping", "-n", "-c1", "-W1", "-I", "172.22.2.99", guest.ip)
     assert guest.sh("awk '/^Icmp:/ {print $2}' /proc/net/snmp") == before
     assert nodes[1].guests[0].pings(guest.ip)
+
+
+@pytest.mark.skipif(not sends_from_one_socket(), reason="this pasta leaves the port open, which is told to the user")
+def test_a_local_user_cannot_take_the_port_of_the_tunnel(lab: Lab) -> None:
+    """Nobody else gets the tunnel's port on a node: neither its datagrams, nor its name to send under."""
+    hosts = [lab.add_host(number) for number in (1, 2)]
+    nodes = [lab.start(host, number, 1, host_ct=2) for number, host in enumerate(hosts, 1)]
+    reserved = [(number, *node.ask("reserve", toward="10.99.0.254")) for number, node in enumerate(nodes, 1)]
+    places = ("10.99.0.1", "0.0.0.0", "::", "::ffff:10.99.0.1")
+    # positive control: where sharing is allowed, whoever binds more specifically takes all
+    hosts[0].serve("owner", "udp-shared", 7000)
+    hosts[0].serve("thief", "udp-shared", 7000, places[0])
+    assert lab.outside.asks("udp", places[0], 7000) == "thief"
+    _, address, port = reserved[0]
+    assert address == places[0]
+    assert [place for place in places if hosts[0].tries_to_serve("thief", "udp-shared", port, place)] == []
+    for node in nodes:
+        node.ask("open_tunnel", peers=reserved, vni=9, mtu=1500)
+    assert [place for place in places if hosts[0].tries_to_serve("thief", "udp-shared", port, place)] == []
+    assert nodes[1].guests[0].pings(nodes[0].guests[0].ip)
+
+
+def test_a_port_that_a_stranger_shares_is_noticed(lab: Lab) -> None:
+    lab.outside.serve("stranger", "udp", 7000)
+    look = "import sys; from chslurm.host.tunnelport import check_owner; check_owner(int(sys.argv[1]))"
+    user = ("setpriv", "--reuid", str(USER), "--clear-groups", "env", f"PYTHONPATH={ROOT}", sys.executable, "-c", look)
+    assert "the user with uid 0 has bound UDP port 7000" in lab.outside.run(*user, "7000").stderr
+    assert lab.outside.run(*user, "7001").returncode == 0
+
+
+def test_pasta_opens_namespaces_as_its_apparmor_profile_allows(lab: Lab) -> None:
+    nodes = [lab.start(lab.add_host(number), number, 1, host_ct=2) for number in (1, 2)]
+    join(nodes)
+    words = Path(f"/proc/{nodes[0].helpers()['joiner']}/cmdline").read_text().split("\0")
+    paths = [word for word in words if word.startswith("/proc/")]
+    assert len(paths) == 2
+    assert all(re.fullmatch(r"/proc/[0-9]+/ns/(net|user)", path) for path in paths), paths
 
 
 def test_two_clusters_of_two_users_on_the_same_hosts(lab: Lab) -> None:

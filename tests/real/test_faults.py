@@ -44,6 +44,17 @@ def check_failed(job: Job, status: int, *words: str) -> None:
     assert len(lines) == 1, job.output
 
 
+def test_qemu_is_confined(box: Box) -> None:
+    job = start_job(box, nodes=1)
+    pid = qemu_of(job, 0)
+    job.wait_event("guest_stage")  # QEMU confines itself when it has opened everything
+    status = Path(f"/proc/{pid}/status").read_text()
+    fields = dict(re.findall(r"^(\w+):\t(\S+)", status, re.M))
+    assert (fields["Seccomp"], fields["NoNewPrivs"], int(fields["CapEff"], 16)) == ("2", "1", 0)
+    assert box("scancel", job.id).returncode == 0
+    job.wait()
+
+
 @pytest.mark.parametrize(
     ("number", "words"),
     [(signal.SIGKILL, "QEMU ended: killed by SIGKILL"), (signal.SIGTERM, "QEMU was ended by a signal")],

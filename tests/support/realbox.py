@@ -79,7 +79,7 @@ def start_box(program: str, user: str) -> Iterator[Box]:
     yield box
     left = box.residue()
     subprocess.run(["rm", "-r", "--", folder], check=True)
-    assert not left
+    assert not left, left
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from chslurm.allocation import Allocation, Node
 from chslurm.errors import ChslurmError, UsageError
-from chslurm.plan import Group, Image, Mode, Plan, User, plan_digest, plan_from_json, plan_to_json
+from chslurm.plan import Group, Image, Layer, Mode, Plan, User, plan_digest, plan_from_json, plan_to_json
 from chslurm.planner import Facts, find_file_system, is_network_file_system, make_plan, render_plan
 from chslurm.request import Request
 from chslurm.sizes import GUEST_RESERVE_MIB, NODE_RESERVE_MIB, make_guest_sizes
@@ -24,7 +24,7 @@ RequestMaker = Callable[..., Request]
 Golden = Callable[[str, str], None]
 
 FACTS = Facts(
-    image=Image("/images/image.qcow2", "qcow2", 123, 456, 789),
+    image=Image((Layer("/images/image.qcow2", "qcow2", 123, 456, 457, 789),)),
     user=User("user", 1001, 1001, (Group("twitter", 1000), Group("user", 1001))),
     environment={
         "SLURM_JOB_ID": "42",

@@ -114,7 +114,7 @@ def test_tunnel_is_opened_with_the_smallest_path(play: Play) -> None:
     assert [o.kind for o in play.host(EventKind.TUNNEL_OFFER, 2, address="10.0.0.2", port=2, mtu=1400)] == [
         OrderKind.PEERS
     ]
-    assert [event.address for event in play.head.gathered(EventKind.TUNNEL_OFFER)] == [
+    assert [event.address for event in play.head.rendezvous.reported(EventKind.TUNNEL_OFFER)] == [
         "10.0.0.1",
         "10.0.0.2",
         "10.0.0.3",
@@ -220,9 +220,75 @@ def test_hung_guest_is_named_with_the_stage_it_reached(play: Play, spoke: bool, 
 
 def test_nodes_that_never_report_are_named(play: Play) -> None:
     play.host(EventKind.NODE_UP, 1)
-    play.now_s += 61
-    assert play.head.on_time(play.now_s)
-    assert "silent" in play.head.text or "cn002, cn003 did not report within 60 s" in play.head.text
+    for _ in range(70):
+        play.now_s += 1
+        play.host(EventKind.PULSE, 1)
+        play.head.on_time(play.now_s)
+    assert "node cn002, cn003 did not report within 60 s" in play.lines
+
+
+def test_guest_lost_before_its_job_ended_counts_also_when_guest_0s_has(play: Play) -> None:
+    play.boot()
+    play.every_guest(EventKind.JOB_STARTED)
+    play.guest(EventKind.JOB_ENDED, 0, status=0)
+    play.guest(EventKind.GUEST_GONE, 1, status=1, text="QEMU ended: killed by SIGKILL")
+    assert play.leave() == 70
+
+
+def test_guest_lost_after_its_job_ended_is_noted_only(play: Play) -> None:
+    play.boot()
+    play.every_guest(EventKind.JOB_STARTED)
+    play.guest(EventKind.JOB_ENDED, 1, status=0)
+    play.guest(EventKind.JOB_ENDED, 0, status=0)
+    play.guest(EventKind.GUEST_GONE, 1, status=1, text="QEMU ended: killed by SIGKILL")
+    play.guest(EventKind.JOB_ENDED, 2, status=0)
+    assert play.head.notes == ["guest 1 on cn002: QEMU ended: killed by SIGKILL; see out/1_console.out"]
+    assert play.leave() == 0
+
+
+def test_hosts_own_reason_replaces_sruns(play: Play) -> None:
+    play.boot()
+    play.host(EventKind.NODE_LOST, 2, text="oneguest ended: Exited with exit code 70")
+    play.host(EventKind.NODE_FAILED, 2, text="can't start qemu-system-x86_64: No such file or directory")
+    assert "node cn002: can't start qemu-system-x86_64" in play.lines
+    assert "is lost" not in play.lines
+
+
+def test_node_lost_while_the_cluster_ends_is_not_waited_for(play: Play) -> None:
+    play.boot()
+    play.run_jobs(0, 0, 0)
+    play.host(EventKind.NODE_DONE, 1)
+    play.host(EventKind.NODE_DONE, 2)
+    play.host(EventKind.NODE_LOST, 3, text="silent")
+    assert play.head.over
+    assert make_summary(play.plan, play.head, play.now_s).exit_status == 0
+
+
+def test_barrier_does_not_wait_for_guests_that_are_gone(plan_of: Callable[..., Plan]) -> None:
+    play = Play(plan_of(interactive=True))
+    play.guest(EventKind.BARRIER, 0, text="boot")
+    play.guest(EventKind.BARRIER, 1, text="boot")
+    assert play.guest(EventKind.GUEST_GONE, 2, status=0) == [Order(OrderKind.RELEASE, text="boot")]
+
+
+def test_time_that_the_head_did_not_have_is_not_held_against_hosts(play: Play) -> None:
+    play.boot()
+    play.now_s += 120
+    play.head.forgive(120)
+    assert play.head.on_time(play.now_s) == []
+    play.now_s += 31
+    assert play.head.on_time(play.now_s) != []
+
+
+def test_hosts_that_bring_disks_home_have_as_long_as_they_pulse(play: Play) -> None:
+    play.boot()
+    play.run_jobs(0, 0, 0)
+    play.every_guest(EventKind.GUEST_GONE, text="shut down from inside")
+    assert play.wait(200) == []
+    assert not play.head.over
+    play.now_s += 16
+    play.head.on_time(play.now_s)
+    assert play.head.over
 
 
 def test_step_that_ends_early_is_machinery(play: Play) -> None:

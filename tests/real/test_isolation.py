@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Root in a guest reaches its own cluster and nothing else: no other cluster, no node, no service, no network."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from realbox import Box, Job, start_box, wait_for
+
+pytestmark = pytest.mark.real
+
+OPEN, LOOPBACK = 7801, 7802  # ports of services on each machine: on all its addresses, and on its loopback
+PORTS = (22, 53, 111, 6817, 6818, OPEN, LOOPBACK)  # ssh, names, rpcbind, slurmctld, slurmd
+
+NODES = ("10.99.0.1", "10.99.0.2", "10.99.0.3")
+LOGIN = ("10.99.0.254", "203.0.113.1")
+OUTSIDE = "203.0.113.2"
+GATEWAYS = ("172.22.1.254", "172.22.2.254")  # of the hosts on their own bridges: they answer pings
+CARRIER = ("172.22.255.2", "172.22.255.100", "10.0.2.2", "10.0.2.3")  # where pasta and slirp4netns have services
+OTHERS = ("172.22.1.2", "172.22.3.1", "172.23.1.1")  # guests that this cluster does not have; the other has the first
+
+SERVICE = f"""
+import socket, time
+open_to_all = socket.create_server(("", {OPEN}))
+loopback = socket.create_server(("127.0.0.1", {LOOPBACK}))
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+PROBE = f"""#!/usr/bin/python3
+# What answers to root in this guest? Prints JSON: addresses that answer a ping, and those with ports that answer.
+import json, socket, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
+
+def ping(address):
+    command = ["ping", "-6" if ":" in address else "-4", "-c2", "-i0.5", "-W2", address]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+def knock(address, port):
+    with socket.socket() as knocking:
+        knocking.settimeout(3)
+        try:
+            knocking.connect((address, port))
+        except ConnectionRefusedError:
+            return "refused"
+        except OSError:
+            return ""
+        return "open"
+
+open("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "w").write("0")
+addresses = sys.argv[1:]
+doors = [(address, port) for address in addresses for port in {PORTS}]
+with ThreadPoolExecutor(100) as pool:
+    answers = pool.map(lambda door: knock(*door), doors)
+    pings = pool.map(ping, [*addresses, "ff02::1%eth0", "ff02::2%eth0"])
+    found = {{f"{{address}}:{{port}}": answer for (address, port), answer in zip(doors, answers) if answer}}
+    pinged = [address for address, answer in zip([*addresses, "ff02::1%eth0", "ff02::2%eth0"], pings) if answer]
+print(json.dumps({{"tcp": found, "ping": pinged}}))
+"""
+
+JOB = """#!/bin/bash
+# Guest 0: its cluster's host keys, and what PROBE finds once the test says go; in the end it waits for the other cluster.
+cd /ch/data1
+echo "$1 $CH_GUEST_ID" >/tmp/whoami
+[ "$CH_GUEST_ID" = 0 ] || exit 0
+until [ -e go ]; do sleep 0.3; done
+shift
+ssh-keyscan -t ed25519 172.22.1.1 172.22.2.1 2>/dev/null | sort >keys
+for guest in 172.22.2.1 chgu1; do ssh $guest 'echo $(hostname) $(cat /tmp/whoami) $(hostname -I)'; done >names
+sudo python3 probe.py "$@" >found.new && mv found.new found
+until [ -e end ]; do sleep 0.3; done
+"""
+
+
+@pytest.fixture
+def other(box_program: str) -> Iterator[Box]:
+    """The same box as another user has it."""
+    with start_box(box_program, os.environ.get("CHSLURM_OTHER_USER", "chother")) as other:
+        yield other
+
+
+@contextmanager
+def start_services(box: Box, *machines: str) -> Iterator[None]:
+    """Something to be found on each of these machines."""
+    with ExitStack() as stack:
+        for machine in machines:
+            service = stack.enter_context(box.start("python3", "-c", SERVICE, node=machine))
+            stack.callback(service.kill)
+            assert service.stdout is not None
+            assert service.stdout.readline() == "ready\n"
+        yield
+
+
+def prepare(box: Box) -> str:
+    """Make the folder `data` with what the job needs; return the job script."""
+    (box.folder / "data").mkdir()
+    box.write("data/probe.py", PROBE)
+    subprocess.run(["chown", "--reference", str(box.folder), str(box.folder / "data")], check=True)
+    return box.write("job.sh", JOB)
+
+
+def submit(box: Box, name: str, guests: int, mem_mib: int, targets: Sequence[str]) -> Job:
+    job = ["--job", prepare(box), "--dir", "data", box.image, "--", name, *targets]
+    options = ("--nodelist=cn001,cn002", "--cpus-per-task=1", f"--mem={mem_mib}M")
+    return box.sbatch("chrun", "--jobdir", "c", "-n", str(guests), *job, nodes=2, options=options)
+
+
+def read(box: Box, name: str) -> str:
+    path = box.folder / "data" / name
+    return wait_for(lambda: path.exists() and path.read_text(), 90, lambda: f"no {name}") or ""
+
+
+def ports_of(found: dict[str, Any]) -> dict[str, str]:
+    ports: dict[str, str] = found["tcp"]
+    return ports
+
+
+def test_two_clusters_on_the_same_nodes_do_not_see_each_other(box: Box, other: Box) -> None:
+    own, theirs = ("172.22.1.1", "172.22.2.1"), ("172.22.1.1", "172.22.1.2", "172.22.2.1")
+    targets = (*own, *OTHERS, *GATEWAYS, *CARRIER, *NODES, *LOGIN, OUTSIDE)
+    with start_services(box, "cn001", "cn002", "login", "out"):
+        a, b = submit(box, "A", 2, 1300, targets), submit(other, "B", 3, 1900, theirs)
+        for job, guests in ((a, 2), (b, 3)):
+            for guest in range(guests):
+                job.wait_event("job_started", guest)
+        for job in (a, b):
+            job.box.write("data/go", "")
+        found_a, found_b = (json.loads(read(job.box, "found")) for job in (a, b))
+        for job in (a, b):
+            job.box.write("data/end", "")
+        records = [job.wait() for job in (a, b)]
+    assert [record["ExitCode"] for record in records] == ["0:0", "0:0"], a.output + b.output
+    assert [record["NodeList"] for record in records] == ["cn[001-002]"] * 2
+
+    # A reaches A, and hosts of its own answer pings. Everybody else is silent.
+    silence = {f"{address}:{port}": "refused" for address in own for port in PORTS if port != 22}
+    assert ports_of(found_a) == {**silence, **{f"{address}:22": "open" for address in own}}
+    assert sorted(found_a["ping"]) == sorted([*own, *GATEWAYS])
+
+    # What A did not find was there: B's guest at 172.22.1.2, and its ssh.
+    assert "172.22.1.2" in found_b["ping"]
+    assert ports_of(found_b)["172.22.1.2:22"] == "open"
+
+    # The same addresses, other machines: ssh leads to the own guest, whose key no guest of B has.
+    assert read(box, "names").splitlines() == ["chgu1 A 1 172.22.2.1"] * 2
+    assert read(other, "names").splitlines() == ["chgu2 B 2 172.22.2.1", "chgu1 B 1 172.22.1.2"]
+    keys_a, keys_b = (read(job.box, "keys").split() for job in (a, b))
+    keys = [key for key in (*keys_a, *keys_b) if key.startswith("AAAA")]
+    assert (len(keys), len(set(keys))) == (4, 4)
+
+
+def test_workstation_guests_reach_the_outside_but_not_the_hosts_loopback(box: Box) -> None:
+    own = ("172.22.1.1", "172.22.1.2")
+    targets = (*own, "172.22.1.254", *CARRIER, *LOGIN, OUTSIDE)
+    job = ["--job", prepare(box), "--dir", "data", box.image, "--", "W", *targets]
+    for name in ("go", "end"):
+        box.write(f"data/{name}", "")
+    with start_services(box, "login", "out"):
+        done = box("vcluster", "-n2", "--cores=1", "--ram=512M", "--jobdir=c", *job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(read(box, "found"))
+    assert ports_of(found)[f"{OUTSIDE}:{OPEN}"] == "open"
+    assert OUTSIDE in found["ping"]
+    assert [door for door, answer in ports_of(found).items() if door.endswith(f":{LOOPBACK}") and answer == "open"] == []
+    expected = {*(f"{address}:22" for address in own), "172.22.1.254:53", *(f"{address}:{OPEN}" for address in (*LOGIN, OUTSIDE))}
+    print(found)
+    assert {door for door, answer in ports_of(found).items() if answer == "open"} - expected == set()
