@@ -66,9 +66,9 @@ def _run_pair(box: Box, size: int) -> dict[str, Any]:
     busy.append(box.settle())
     bare = box.run_inside("inside_bare.py", f"{JOB_DIR}/run/plan.json", node="cn001")
     shutil.rmtree(box.folder / JOB_DIR)
-    wanted, tried = (sorted(map(_without_descriptors, lines)) for lines in (watch.argv.values(), bare.pop("argv")))
+    wanted, tried = (set(map(_without_descriptors, lines)) for lines in (watch.argv.values(), bare.pop("argv")))
     if wanted != tried:
-        raise SystemExit(f"the bare QEMUs were not like those of the cluster: {tried}, not {wanted}")
+        raise SystemExit(f"the bare QEMUs were not like those of the cluster:\n{tried - wanted}\nnot\n{wanted - tried}")
     cluster = {
         "stages_s": stages_s,
         "task_cpu_s": list(watch.task_cpu_s.values()),
@@ -97,7 +97,7 @@ class Watch:
             self.qemu_cpu_s[guest] = read_cpu_s(self._pids[guest])
 
 
-def _without_descriptors(argv: list[str]) -> list[str]:
-    """Return a command line without what differs from run to run, and without where its network leads."""
-    numbered = (re.sub(r"fd(=|/)\d+", r"fd\1N", word) for word in argv)
-    return [re.sub(r"^(tap|user),id=net,.*", "NETWORK", word) for word in numbered]
+def _without_descriptors(argv: list[str]) -> tuple[str, ...]:
+    """Return QEMU's arguments without what differs from run to run, and without where its network leads."""
+    numbered = (re.sub(r"fd(=|/)\d+", r"fd\1N", word) for word in argv[1:])
+    return tuple(re.sub(r"^(tap|user),id=net,.*", "NETWORK", word) for word in numbered)

@@ -28,10 +28,8 @@ from chslurm.guest_files import make_guest_files
 from chslurm.host.accel import choose_accelerator, find_firmware
 from chslurm.host.bundle import read_boot_bundle
 from chslurm.host.disks import make_guest_disks
-from chslurm.host.keymaking import make_host_identity
-from chslurm.host.keys import read_cluster_keys
+from chslurm.host.keymaking import make_cluster_keys, make_host_identity
 from chslurm.host.process import spawn
-from chslurm.jobdir import JobDir
 from chslurm.messages import GuestOrder, encode
 from chslurm.plan import Guest, Plan, plan_from_json
 
@@ -70,7 +68,7 @@ def make_bare(plan: Plan, guest: Guest, offer: Offer) -> Bare:
     machine = make_machine(plan, guest, offer, disks.root, disks.temporary, tap_fd=-1)
     machine = replace(machine, qmp_fd=qemus_monitor.detach(), control_fd=qemus_control.detach())
     argv = [re.sub(r"^tap,id=net,.*", "user,id=net,restrict=on", word) for word in make_qemu_argv(machine)]
-    keys = read_cluster_keys(JobDir(Path(plan.job_dir)).keys)
+    keys = make_cluster_keys(plan.cluster_id)  # those of the cluster are gone with it
     files = make_guest_files(plan, guest, keys, make_host_identity(keys, guest), mtu=MTU, environment=os.environ)
     orders = [GuestOrder(op="put", name=file.name, mode=f"{file.mode:04o}", text=file.text) for file in files]
     orders += [GuestOrder(op="clock", unix_s=round(time.time(), 3)), GuestOrder(op="boot")]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import cast
 
 from chslurm.cli.chrun import chrun
-from chslurm.host.files import start_job_dir
 from chslurm.host.place import prepare_plan
+from chslurm.host.staging import start_job_dir
 from chslurm.planner import render_plan
 from chslurm.request import RawOptions, make_request
 

@@ -9,7 +9,7 @@ variable's name: a cluster built on a guess would be killed by SLURM later, or d
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -88,6 +88,11 @@ def make_allocation(environment: Mapping[str, str], records: SlurmRecords) -> Al
         end_time_unix_s=_end_time(environment, records.job),
         kill_wait_s=_kill_wait(records.config),
     )
+
+
+def render_nodelist(names: Sequence[str]) -> str:
+    """Return nodes as SLURM writes them, `cn[001-003]`: thousands fit into an argument."""
+    return str(hostlist.collect_hostlist(names))
 
 
 def _check_kind_of_job(environment: Mapping[str, str]) -> None:

@@ -13,8 +13,9 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
-from chslurm.host.files import open_append, renew_jobscript, start_job_dir, write_file
+from chslurm.host.files import open_append, write_file
 from chslurm.host.place import prepare_plan
+from chslurm.host.staging import renew_job_dir, start_job_dir
 from chslurm.host.step import Happening, Step, make_step_argv, start_step
 from chslurm.jobdir import JobDir
 from chslurm.messages import EventKind, Order, OrderKind
@@ -103,7 +104,7 @@ class Head:
                 self._obey(self.supervisor.on_time(turn_s))
                 if turn_s >= next_renewal_s:
                     next_renewal_s = turn_s + self.plan.deadlines.beat_s
-                    renew_jobscript(self.plan)
+                    renew_job_dir(self.plan)
                 self._show()
         self._linger()
         return make_summary(self.plan, self.supervisor, time.monotonic())

@@ -3,8 +3,7 @@
 
     ChslurmError            70  machinery failed: the tool or a node could not do its part
     ├── UsageError          64  bad input; nothing was started
-    ├── ProcessError        70  a program we started failed; carries its command line and last words
-    └── GuestLost           70  a guest or a node went away before its job had ended
+    └── ProcessError        70  a program we started failed; carries its command line and last words
 
 Library code raises; only `chslurm.cli` prints and exits. A message is one line that names the object, the cause and,
 in `hint`, what to do. The numbers are those of BSD `sysexits.h` (64, 70), `timeout(1)` (124), shells (128 + signal).
@@ -50,7 +49,3 @@ class UsageError(ChslurmError):
 
 class ProcessError(ChslurmError):
     """A program could not be started, failed, or did not end in time."""
-
-
-class GuestLost(ChslurmError):
-    """A guest or the node under it is gone."""

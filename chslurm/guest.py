@@ -13,7 +13,7 @@ from pathlib import PurePath
 
 from chslurm.addresses import make_guest_address
 from chslurm.jobdir import JobDir
-from chslurm.plan import Accelerator, Guest, Plan
+from chslurm.plan import Accelerator, Guest, Image, Plan
 
 CONTROL_PORT = "chslurm.control"
 JOB_OUTPUT_PORT = "chslurm.job.out"
@@ -113,12 +113,21 @@ def make_machine(plan: Plan, guest: Guest, offer: Offer, root: Disk, temporary: 
     )
 
 
+def make_image_disk(image: Image) -> Disk:
+    """Return the image as what lies below an overlay, with every layer named: QEMU follows no header."""
+    disk = None
+    for layer in reversed(image.layers):
+        disk = Disk(layer.path, backing=disk, format=layer.format, read_only=True)
+    assert disk is not None
+    return disk
+
+
 def make_shares(plan: Plan) -> tuple[Passthrough, ...]:
     """Return what guests see of the host: what the tool made, read-only but for `sync`, and what the user named."""
     job_dir = JobDir(PurePath(plan.job_dir))
     return (
         Passthrough("meta", str(job_dir.meta), read_only=True),
-        Passthrough("opt", str(job_dir.opt), read_only=True),
+        Passthrough("opt", str(job_dir.opt(plan.cluster_id)), read_only=True),
         Passthrough("sync", str(job_dir.sync), read_only=False),
         *(Passthrough(share.tag, share.path, read_only=False) for share in plan.shares),
     )
@@ -188,8 +197,8 @@ def _block(disk: Disk) -> dict[str, object]:
         "read-only": disk.read_only,
         "file": {"driver": "file", "filename": filename},
     }
-    if disk.backing is not None:
-        block["backing"] = _block(disk.backing)
+    if disk.format == "qcow2":  # null: whatever its header says, there is none
+        block["backing"] = None if disk.backing is None else _block(disk.backing)
     return block
 
 

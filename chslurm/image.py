@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from chslurm.errors import UsageError
-from chslurm.host.imagebuild import BuildOptions, BuiltImage, Progress, build_image
+from chslurm.host.imagebuild import BuildOptions, BuiltImage, build_image
 from chslurm.units import parse_size_mib, quote
 
-__all__ = ["BuildOptions", "BuiltImage", "Progress", "build_image", "make_build_options"]
+__all__ = ["BuildOptions", "BuiltImage", "build_image", "make_build_options"]
 
 DEFAULT_SUITE = "bookworm"
 DEFAULT_SIZE = "16G"

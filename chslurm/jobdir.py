@@ -6,7 +6,7 @@ charlie.20260102_030405/      0700
   meta/                       0755, read-only for guests at /ch/meta, no secrets
     sync/                     the one part guests may write
   out/                        console, job output, one file for each helper
-  run/                        plan, keys, disks; never passed through (but `opt`, read-only)
+  run/                        0700: plan, keys, disks; never passed through (but `opt`, read-only)
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class JobDir:
     def run(self) -> PurePath:
         return self.root / "run"
 
-    @property
-    def opt(self) -> PurePath:
-        return self.run / "opt"
+    def opt(self, cluster_id: str) -> PurePath:
+        """The boot scripts that guests run. No two clusters have one name: a node may remember what was in the last."""
+        return self.run / f"opt.{cluster_id}"
 
     @property
     def plan(self) -> PurePath:
@@ -77,19 +77,18 @@ class JobDir:
     def peers(self) -> PurePath:
         return self.run / "peers.json"
 
-    @property
-    def keys(self) -> PurePath:
-        """Private keys of the cluster: certificate authority and the key of charlie."""
-        return self.run / "keys"
-
-    @property
-    def ssh_config(self) -> PurePath:
-        return self.root / "ssh_config"
+    def keys(self, cluster_id: str) -> PurePath:
+        """Private keys of the cluster: certificate authority and the key of charlie. Gone when it has ended."""
+        return self.run / f"keys.{cluster_id}"
 
     @property
     def lock(self) -> PurePath:
         """Held by the head while the cluster runs."""
         return self.run / "lock"
+
+    def lease(self, cluster_id: str) -> PurePath:
+        """A sign of life of the head beside the lock."""
+        return self.run / f"lock.{cluster_id}"
 
     @property
     def events(self) -> PurePath:
@@ -124,20 +123,24 @@ class JobDir:
         """What srun and the hosts' tasks said besides events."""
         return self.out / "step.out"
 
-    def network_log(self, host: int, helper: str) -> PurePath:
-        return self.out / f"net_{host}_{helper}.out"
-
 
 _OUTPUT = re.compile(
     r"([0-9]+)_(?:console\.out|job\.out|job\.err|oneguest\.out)|net_[0-9]+_\w+\.out|step\.out", re.ASCII
 )
 _RUN_FILE = re.compile(r"[0-9]+\.(?:overlay|tmp)\.qcow2|plan\.json|peers\.json|events\.jsonl|summary\.json", re.ASCII)
 
+_RUN_FOLDER = re.compile(r"(?:keys|opt)\.[0-9a-f]{16}", re.ASCII)
+
 
 def find_guest_of_output(name: str) -> int | None:
     """Return the guest whose file in out/ this is, 0 for one of all guests, None for a file that is not the tool's."""
     found = _OUTPUT.fullmatch(name)
     return int(found[1] or 0) if found else None
+
+
+def is_run_folder(name: str) -> bool:
+    """Say whether a folder in run/ is the tool's own."""
+    return bool(_RUN_FOLDER.fullmatch(name))
 
 
 def is_run_file(name: str) -> bool:

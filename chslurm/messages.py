@@ -18,7 +18,6 @@ import msgspec
 
 EVENT_MAX_BYTES = 900
 GUEST_WORD_MAX_BYTES = 4096
-GUEST_ORDER_MAX_BYTES = 65536
 
 
 class EventKind(StrEnum):

@@ -23,7 +23,7 @@ from chslurm.guest import Kernel, Offer, make_machine
 from chslurm.guest_files import make_guest_files
 from chslurm.host.accel import choose_accelerator, find_firmware, find_qemu
 from chslurm.host.bundle import read_boot_bundle
-from chslurm.host.disks import discard, make_guest_disks
+from chslurm.host.disks import check_unchanged, discard, make_guest_disks
 from chslurm.host.fabric import Fabric, start_fabric
 from chslurm.host.files import read_plan
 from chslurm.host.keys import make_token, read_cluster_keys
@@ -74,7 +74,7 @@ class Node:
         self.host = host
         self.fabric = fabric
         self.job_dir = JobDir(Path(plan.job_dir))
-        self.keys = read_cluster_keys(self.job_dir.keys)
+        self.keys = read_cluster_keys(self.job_dir.keys(plan.cluster_id))
         self.tunnel = Tunnel(plan, host, fabric, make_token(self.keys, "path probe"))
         self.stewards: list[Steward] = []
         self._ends: list[asyncio.Task[None]] = []  # of the guests
@@ -106,6 +106,7 @@ class Node:
         accelerator, reason = choose_accelerator(self.plan.accelerator)
         qemu_program = find_qemu()
         image = self.plan.image
+        await asyncio.to_thread(check_unchanged, image)
         bundle = await asyncio.to_thread(read_boot_bundle, Path(image.path), image.format)
         with bundle or nullcontext():
             kernel = Kernel(bundle.kernel_fd, bundle.initrd_fd, bundle.command_line) if bundle else None

@@ -33,6 +33,9 @@ OVERHEAD_SHARE = 128
 
 LEAST_RAM_MIB = 256
 
+MOST_CORES = 255
+"""Of one guest: QEMU's q35 machine gives more only with an interrupt-remapping IOMMU."""
+
 _WORKSTATION_GUESTS = 2
 _WORKSTATION_CORES = 2
 _WORKSTATION_RAM_MIB = 2048
@@ -80,7 +83,7 @@ def _size_in_allocation(request: Request, node: Node, count: int) -> GuestSize:
             f"each, and need at least {LEAST_RAM_MIB} MiB",
             hint="ask for fewer guests (-n), or ask SLURM for more memory (--mem)",
         )
-    cores, ram_mib = max(node.cores // count, 1), most_ram
+    cores, ram_mib = min(max(node.cores // count, 1), MOST_CORES), most_ram
     if not request.my_size:
         return GuestSize(node, count, cores, ram_mib)
     my_cores, my_ram_mib = request.cores or cores, request.ram_mib or ram_mib
@@ -94,7 +97,7 @@ def _size_in_allocation(request: Request, node: Node, count: int) -> GuestSize:
 
 
 def _size_on_workstation(request: Request, node: Node, count: int) -> GuestSize:
-    cores = _WORKSTATION_CORES if request.cores is None else request.cores
+    cores = _WORKSTATION_CORES if request.cores is None else min(request.cores, MOST_CORES)
     ram_mib = _WORKSTATION_RAM_MIB if request.ram_mib is None else request.ram_mib
     most_ram = _ram_share(node.memory_mib, count)
     if ram_mib > most_ram:
@@ -119,6 +122,8 @@ def _warnings(request: Request, allocation: Allocation, sizes: Sequence[GuestSiz
         warnings.append(f"{unused} of {len(allocation.nodes)} nodes get no guest")
     if allocation.mode is Mode.CLUSTER and not request.my_size and (request.cores or request.ram_mib):
         warnings.append("--cores and --ram are not used: the allocation decides; with --my-size they take less")
+    if _is_clamped(request, allocation, sizes):
+        warnings.append(f"guests get {MOST_CORES} cores, the most of a virtual machine; more guests (-n) use more")
     crowded = next((size for size in sizes if size.guest_ct * size.cores > size.node.cores), None)
     if crowded:
         where = "this machine" if allocation.mode is Mode.WORKSTATION else f"node {crowded.node.name}"
@@ -129,3 +134,10 @@ def _warnings(request: Request, allocation: Allocation, sizes: Sequence[GuestSiz
     if free_mib is not None and need_mib > free_mib:
         warnings.append(f"guests may use {render_size(need_mib)}; {render_size(free_mib)} are free now")
     return tuple(warnings)
+
+
+def _is_clamped(request: Request, allocation: Allocation, sizes: Sequence[GuestSize]) -> bool:
+    """Say whether a guest would have more cores if QEMU let it."""
+    if allocation.mode is Mode.WORKSTATION:
+        return (request.cores or 0) > MOST_CORES
+    return any(size.cores == MOST_CORES < size.node.cores // size.guest_ct for size in sizes) and not request.my_size

@@ -26,8 +26,18 @@ run_as_charlie() {
     cat <"$job.err" >&6 8<&- &
     exec 5>&- 6>&- 7>&-
 
-    # Services ignore SIGPIPE, and shells in the background SIGINT; a job expects neither.
-    env --default-signal setpriv --reuid charlie --regid charlie --init-groups --reset-env \
+    while IFS=: read -r name _ _ _ _ home shell; do
+        [ "$name" != charlie ] || break
+    done <"$CH_ROOT/etc/passwd"
+
+    # Services ignore SIGPIPE, and shells in the background SIGINT; a job expects neither. Before coreutils 8.31 env can't
+    # change that; bash, which is sh on such systems, can, and the agent has done its part for SIGPIPE.
+    default_signals=--default-signal
+    env $default_signals true 2>/dev/null || default_signals=
+    trap - INT QUIT
+    env $default_signals -i HOME="$CH_ROOT$home" SHELL="$shell" USER=charlie LOGNAME=charlie TERM="${TERM:-dumb}" \
+        PATH="$PATH" CH_ROOT="$CH_ROOT" \
+        setpriv --reuid charlie --regid charlie --init-groups \
         sh "$HERE/charlie.sh" </dev/null >"$job.out" 2>"$job.err" 8<&-
     status=$?
 

@@ -6,8 +6,9 @@
 
 run=${CH_ROOT:-}/run/chslurm
 
+unset CH_ROOT
 umask 0007
-export LANG=C.UTF-8
+export LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin
 # shellcheck source=/dev/null
 . "$run/environment.sh"
 cd || exit 126

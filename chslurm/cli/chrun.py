@@ -103,5 +103,6 @@ def _current_directory() -> PurePath:
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point. What guests may see is given its mode where it is made; all else is nobody else's business."""
+    os.umask(0o077)
     sys.exit(run_command(chrun, PurePath(sys.argv[0]).name))

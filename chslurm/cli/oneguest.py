@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def oneguest(plan: str, cluster_id: str, digest: str, host_number: int | None) -
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point. What it makes on a node, disks and logs, is nobody else's business."""
+    os.umask(0o077)
     sys.exit(run_command(oneguest, "oneguest"))
 
 

@@ -10,24 +10,16 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+    from chslurm.cluster import Progress
+
 _LEAST_GAP_S = 5.0
 """A batch log gets no more than one line on the state of guests in this time, but the last one always."""
-
-
-class Progress(Protocol):
-    """What a story is given to say how it goes."""
-
-    def note(self, text: str) -> None:
-        """Say something, of one line or several."""
-
-    def update(self, states: Mapping[str, int], ready: int, total: int) -> None:
-        """Say how many guests are in each state, and how many of `total` are ready."""
 
 
 @contextmanager

@@ -1,24 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this host offers QEMU: KVM when it truly works, the quick firmware when it is installed."""
+"""What this host offers: a QEMU, KVM when it truly works, the quick firmware when it is installed."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import shutil
-from pathlib import Path
 
 from chslurm.errors import ChslurmError
+from chslurm.host.process import run
 from chslurm.plan import Accelerator
 
 _KVM_CREATE_VM = 0xAE01
 """ioctl of linux/kvm.h"""
 
-_FIRMWARE_DIRS = ("/usr/share/qemu", "/usr/share/qemu-kvm", "/usr/share/qboot", "/usr/local/share/qemu")
+_PROGRAMS = ("qemu-system-x86_64", "qemu-kvm", "/usr/libexec/qemu-kvm")
+"""The last is where RHEL and its kin have it, and nothing else."""
+
+_FIRMWARE = (
+    "/usr/share/qemu/qboot.rom",  # Debian, Ubuntu, SUSE
+    "/usr/share/qemu-firmware/qboot.rom",
+    "/usr/share/qemu-kvm/qboot.rom",
+    "/usr/share/qboot/bios.bin",  # Fedora, RHEL
+    "/usr/local/share/qemu/qboot.rom",
+)
 
 
-_QEMU_NAMES = ("qemu-system-x86_64", "qemu-kvm", "/usr/libexec/qemu-kvm")
-"""Names of QEMU: of most distributions, and of Red Hat's."""
+def find_qemu() -> str:
+    """Return the path of this host's QEMU. Raises ChslurmError when there is none."""
+    found = next(filter(None, map(shutil.which, _PROGRAMS)), None)
+    if found is None:
+        raise ChslurmError(
+            f"can't find QEMU on this host: neither {' nor '.join(_PROGRAMS)}",
+            hint="install qemu-system-x86 (Debian, Ubuntu), qemu-x86 (SUSE) or qemu-kvm (RHEL), on every node",
+        )
+    if found != shutil.which(_PROGRAMS[0]) and run([found, "-device", "virtio-9p-pci,help"], check=False).status != 0:
+        raise ChslurmError(
+            f"can't use {found}: it was built without passthrough of directories (virtio-9p-pci)",
+            hint=f"put a {_PROGRAMS[0]} that has it on PATH, on every node: RHEL's own leaves it out",
+        )
+    return found
 
 
 def choose_accelerator(wanted: Accelerator) -> tuple[Accelerator, str]:
@@ -33,18 +54,9 @@ def choose_accelerator(wanted: Accelerator) -> tuple[Accelerator, str]:
     return Accelerator.TCG, f"no KVM: {obstacle}"
 
 
-def find_firmware(name: str = "qboot.rom") -> str | None:
-    """Return the path of a firmware image of QEMU, or None."""
-    paths = (Path(folder) / name for folder in _FIRMWARE_DIRS)
-    return next((str(path) for path in paths if path.is_file()), None)
-
-
-def find_qemu() -> str:
-    """Return the program that emulates this kind of machine. Raises ChslurmError when there is none."""
-    for name in _QEMU_NAMES:
-        if found := shutil.which(name):
-            return found
-    raise ChslurmError(f"can't find QEMU: none of {', '.join(_QEMU_NAMES)}", hint="install qemu-system-x86 or qemu-kvm")
+def find_firmware() -> str | None:
+    """Return the path of qboot, or None: then QEMU takes its own."""
+    return next(filter(os.path.isfile, _FIRMWARE), None)
 
 
 def _kvm_obstacle() -> str | None:

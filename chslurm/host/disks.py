@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chslurm.errors import ChslurmError
-from chslurm.guest import Disk
+from chslurm.guest import Disk, make_image_disk
 from chslurm.host.process import run
 from chslurm.jobdir import JobDir
 from chslurm.plan import Guest, Image, Plan
@@ -46,8 +46,7 @@ def make_guest_disks(plan: Plan, guest: Guest) -> GuestDisks:
 def locate_guest_disks(plan: Plan, guest: Guest) -> GuestDisks:
     """Return where the disks of one guest lie, or appear to lie; touches nothing."""
     job_dir = JobDir(Path(plan.job_dir))
-    base = Disk(plan.image.path, format=plan.image.format, read_only=True)
-    root = Disk(str(job_dir.overlay(guest.id)), backing=base)
+    root = Disk(str(job_dir.overlay(guest.id)), backing=make_image_disk(plan.image))
     return GuestDisks(root, Disk(str(job_dir.temporary_disk(guest.id))))
 
 
@@ -103,22 +102,23 @@ def make_overlay(path: Path, image: Image, folder: str | None) -> Disk:
     Raises ChslurmError when the image is not the one that was planned with any more.
     """
     check_unchanged(image)
-    base = Disk(image.path, format=image.format, read_only=True)
     fd = None if folder is None else _nameless_file(folder)
     run(_overlay_command(image, str(path) if fd is None else _name(fd)), pass_fds=[] if fd is None else [fd])
-    return Disk(str(path), fd=fd, backing=base)
+    return Disk(str(path), fd=fd, backing=make_image_disk(image))
 
 
 def check_unchanged(image: Image) -> None:
-    """Raise ChslurmError when the image file was changed or replaced since the plan was made."""
-    try:
-        now = os.stat(image.path)
-    except OSError as error:
-        raise ChslurmError(
-            f"can't use image: {image.path}: {error.strerror}", hint="is it visible on this node?"
-        ) from error
-    if (now.st_size, now.st_mtime_ns) != (image.size_bytes, image.mtime_ns):
-        raise ChslurmError(f"can't use image: {image.path}: it was changed after the cluster was planned")
+    """Raise ChslurmError when a layer of the image was changed or replaced since the plan was made."""
+    for layer in image.layers:
+        try:
+            now = os.stat(layer.path)
+        except OSError as error:
+            hint = "is it visible on this node?"
+            raise ChslurmError(f"can't use image: {layer.path}: {error.strerror}", hint=hint) from error
+        planned = (layer.size_bytes, layer.mtime_ns, layer.ctime_ns, layer.inode)
+        if (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino) != planned:
+            hint = "was it changed meanwhile? all nodes have to see one and the same file"
+            raise ChslurmError(f"can't use image: {layer.path}: not the file that was planned with", hint=hint)
 
 
 def make_temporary_disk(path: Path, folder: str | None, swap_mib: int, size_mib: int) -> Disk:

@@ -23,8 +23,6 @@ from chslurm.errors import ChslurmError
 from chslurm.host.bundle import read_boot_bundle
 from chslurm.host.process import describe_exit, run, spawn
 
-Progress = Callable[[str], None]
-
 _DEFAULT_MIRROR = "http://deb.debian.org/debian"
 _SECURITY_MIRROR = "http://deb.debian.org/debian-security"
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -57,7 +55,7 @@ class BuiltImage:
     seconds: float
 
 
-def build_image(options: BuildOptions, progress: Progress) -> BuiltImage:
+def build_image(options: BuildOptions, progress: Callable[[str], None]) -> BuiltImage:
     """Build an image; `progress` gets a line for each step. Takes some minutes.
 
     Changes nothing on the host but the output file, which is written aside and renamed. Raises ChslurmError when the
@@ -175,7 +173,7 @@ def _mmdebstrap_argv(options: BuildOptions, disk: Path) -> list[str]:
     # fmt: on
 
 
-def _run_mmdebstrap(options: BuildOptions, disk: Path, log: Path, tell: Progress) -> None:
+def _run_mmdebstrap(options: BuildOptions, disk: Path, log: Path, tell: Callable[[str], None]) -> None:
     environment = {
         "PATH": _search_path(),
         "CHSLURM_DISK_MIB": str(options.size_mib),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cluster's keys as the hosts find them, in run/keys of the job directory. `keymaking` makes them."""
+"""The cluster's keys as the hosts find them, in run/ of the job directory, until its end. `keymaking` makes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chslurm.errors import ChslurmError
 from chslurm.guest_files import ClusterKeys
 
 _FILES = {"authority": "ca", "private": "id_ed25519", "public": "id_ed25519.pub", "known_hosts": "known_hosts"}
-"""Field of ClusterKeys -> file in run/keys."""
+"""Field of ClusterKeys -> file in the folder of keys."""
 
 
 def make_token(keys: ClusterKeys, purpose: str) -> bytes:
@@ -19,7 +19,7 @@ def make_token(keys: ClusterKeys, purpose: str) -> bytes:
 
 
 def render_key_files(keys: ClusterKeys) -> dict[str, str]:
-    """Return name and text of each file in run/keys."""
+    """Return name and text of each file in the folder of keys."""
     return {name: getattr(keys, field) for field, name in _FILES.items()}
 
 

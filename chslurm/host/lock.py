@@ -1,5 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One cluster in one job directory: a lock that ends with its holder, or a lease where the file system has no locks."""
+"""One cluster in one job directory.
+
+Two things keep others out. The lock (flock) ends with its holder, at once, but not every file system has locks, and on
+some (Lustre with localflock, NFS with local_lock) they hold on one node only. So each head also lays a lease beside it:
+a file of its own, by which it shows every few seconds that it lives. First it lays its lease, then it looks for others:
+of two at the same time at least one sees the other, whoever comes later sees the earlier, and who sees a living one
+gives way. A lease counts until it was not renewed for _SILENT_S; one of this machine, when it knows locks and the lock
+is free, not at all. Ages are told by the clock of the file system, which is the same for all.
+"""
 
 from __future__ import annotations
 
@@ -7,46 +15,79 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from chslurm.errors import UsageError
+from chslurm.errors import ChslurmError, UsageError
+
+_SILENT_S = 60.0
+"""A head that shows no life for so long is dead, or has to end when it comes back to life."""
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY}
 
 
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    path: Path
+    machine: str  # random for each boot of each machine; names of hosts may be shared
+    holder: str
+    renewed_unix_s: float
+
+
 @contextmanager
-def hold_lock(path: PurePath, name: str) -> Iterator[None]:
-    """Hold the lock on `path`, a file that is made if need be. Raises UsageError when another process has it."""
+def hold_lock(path: PurePath, lease: PurePath, name: str) -> Iterator[None]:
+    """Hold the lock on `path`, a file that is made if need be, and lay `lease`, whose name begins with that of `path`.
+
+    Call `renew_lease` meanwhile. Raises UsageError when another process has it, OSError when nothing can be written.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        if _try_lock(fd, name):
+        locked = _try_lock(fd, path, name)
+        now_s = _lay(lease, name)
+        try:
+            for other in list(_read_leases(path)):
+                if other.path != Path(lease):
+                    _check_dead(other, locked, now_s, name)
+                    other.path.unlink(missing_ok=True)
             yield
-        else:
-            with _hold_lease(_lease_of(path), name):
-                yield
+        finally:
+            Path(lease).unlink(missing_ok=True)
     finally:
         os.close(fd)
 
 
+def renew_lease(lease: PurePath, name: str) -> None:
+    """Show life. Raises ChslurmError when the lease is gone: we were silent too long, and another cluster took over."""
+    try:
+        os.utime(lease)
+    except FileNotFoundError as error:
+        raise ChslurmError(f"{name}: another cluster took it while this one showed no life") from error
+    except OSError:  # the file system may come back in time
+        return
+
+
 def check_unlocked(path: PurePath, name: str) -> None:
-    """Raise UsageError when another process holds the lock now. Makes nothing."""
-    _check_lease(_lease_of(path), name)
+    """Raise UsageError when another process holds the lock now. Makes nothing; only `hold_lock` knows for certain."""
+    locked = False
     with suppress(FileNotFoundError):
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            _try_lock(fd, name)
+            locked = _try_lock(fd, path, name)
         finally:
             os.close(fd)
+    for lease in _read_leases(path):
+        _check_dead(lease, locked, time.time(), name)
 
 
-def _try_lock(fd: int, name: str) -> bool:
+def _try_lock(fd: int, path: PurePath, name: str) -> bool:
     """Return False when this file system knows no locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise _is_taken(name) from error
+        raise _is_taken(name, next(_read_leases(path), None)) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
@@ -54,41 +95,50 @@ def _try_lock(fd: int, name: str) -> bool:
     return True
 
 
-def _lease_of(path: PurePath) -> Path:
-    return Path(path.with_name(path.name + ".lease"))
-
-
-@contextmanager
-def _hold_lease(lease: Path, name: str) -> Iterator[None]:
-    """The lease is a file that only one process can make; it says who did, and is taken away at the end."""
-    _check_lease(lease, name)
-    lease.unlink(missing_ok=True)
+def _lay(lease: PurePath, name: str) -> float:
+    """Make our lease and return the time of the file system."""
     try:
-        fd = os.open(lease, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = os.open(lease, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileExistsError as error:
-        raise _is_taken(name) from error
-    with open(fd, "w") as file:
-        file.write(f"{socket.gethostname()} {os.getpid()}\n")
+        raise _is_taken(name, None) from error
+    holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
     try:
-        yield
-    finally:
-        lease.unlink(missing_ok=True)
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(f"{_machine()}\n{holder}\n")
+            file.flush()
+            return os.fstat(fd).st_mtime
+    except OSError:
+        Path(lease).unlink(missing_ok=True)
+        raise
 
 
-def _check_lease(lease: Path, name: str) -> None:
-    """A lease counts unless its process was here and has ended."""
-    try:
-        host, pid = lease.read_text().split()
-    except FileNotFoundError:
-        return
-    except ValueError:
-        raise _is_taken(name, lease) from None
-    if host != socket.gethostname() or Path("/proc", pid).exists():
-        raise _is_taken(name, lease)
+def _read_leases(path: PurePath) -> Iterator[_Lease]:
+    """Yield all leases; one that is not written yet or is damaged counts by its age alone."""
+    for lease in Path(path.parent).glob(f"{path.name}.*"):
+        try:
+            fd = os.open(lease, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        with open(fd, "rb") as file:
+            machine, _, holder = file.read(1000).decode(errors="replace").partition("\n")
+            # Of an open file a network file system knows the true age.
+            yield _Lease(lease, machine, holder.strip(), os.fstat(file.fileno()).st_mtime)
 
 
-def _is_taken(name: str, lease: Path | None = None) -> UsageError:
+def _check_dead(lease: _Lease, locked: bool, now_s: float, name: str) -> None:
+    died_with_its_lock = locked and lease.machine == _machine()
+    if not died_with_its_lock and now_s - lease.renewed_unix_s < _SILENT_S:
+        raise _is_taken(name, lease, now_s)
+
+
+def _machine() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _is_taken(name: str, lease: _Lease | None, now_s: float | None = None) -> UsageError:
+    who = f" ({lease.holder})" if lease is not None and lease.holder else ""
     hint = "use another name, or stop that cluster first"
-    if lease is not None:
-        hint += f"; if none runs, remove {lease}"
-    return UsageError(f"{name}: another cluster runs in it", hint=hint)
+    if lease is not None and now_s is not None:
+        left_s = lease.renewed_unix_s + _SILENT_S - now_s
+        hint += f"; if it died, try again in {left_s:.0f} s, or remove {lease.path}"
+    return UsageError(f"{name}: another cluster runs in it{who}", hint=hint)

@@ -41,7 +41,7 @@ _ARGV = {
 _USERNS_HINT = (
     "unprivileged user namespaces must be allowed: user.max_user_namespaces > 0,"
     " kernel.unprivileged_userns_clone = 1, kernel.apparmor_restrict_unprivileged_userns = 0 where these exist"
-    " (Ubuntu 24.04 and later restrict them; instead of the last, an AppArmor profile with `userns,` for our Python will do)"
+    " (Ubuntu 24.04 and later; instead of the last, an AppArmor profile with `userns,` for our Python does, too)"
 )
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -122,13 +122,13 @@ def open_listeners(address: str, port: int) -> list[int]:
 
 
 def _map_ids(uid: int, gid: int) -> None:
-    """Keep both ids. It is here that a host whose AppArmor lets anybody make a user namespace, but not use it, refuses."""
-    try:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-    except OSError as error:
-        raise ChslurmError(f"can't use a user namespace: {error.filename}: {error.strerror}", hint=_USERNS_HINT) from error
+    """Keep both ids. Here a host refuses whose AppArmor lets anybody make a user namespace, but not use it."""
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        try:
+            Path("/proc/self", name).write_text(text)
+        except OSError as error:
+            why = f"/proc/self/{name}: {error.strerror}"
+            raise ChslurmError(f"can't use a user namespace: {why}", hint=_USERNS_HINT) from error
 
 
 def _fork_sitter() -> int:

@@ -12,23 +12,29 @@ import pwd
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path, PurePath
 
 import chslurm
 from chslurm.allocation import Allocation, is_allocation
-from chslurm.chain import HEADER_BYTES, MAX_LAYERS, check_layer, find_image_format
-from chslurm.errors import UsageError
+from chslurm.chain import HEADER_BYTES, MAX_LAYERS, check_beside, check_layer, find_image_format
+from chslurm.errors import ProcessError, UsageError
 from chslurm.host import slurm, workstation
-from chslurm.host.files import check_job_dir
 from chslurm.host.process import run
-from chslurm.plan import Group, Image, Mode, Plan, User
+from chslurm.host.staging import check_job_dir
+from chslurm.plan import Group, Image, Layer, Mode, Plan, User
 from chslurm.planner import Facts, find_file_system, make_plan
 from chslurm.request import Request
 from chslurm.units import quote
 
 _FIRST_USER_GID = 500
 """Below are system groups; they mean something else in the guest and are not imported."""
+
+_CHECK_FOUND_DAMAGE = 2
+"""Exit status of `qemu-img check`; leaks are 3, no answer 1."""
+
+_CHECK_TIMEOUT_S = 3.0
 
 
 def prepare_plan(request: Request, environment: Mapping[str, str] = os.environ) -> Plan:
@@ -42,8 +48,11 @@ def prepare_plan(request: Request, environment: Mapping[str, str] = os.environ) 
         _check_directory(request.tmp_dir, "--tmp-dir", os.W_OK | os.X_OK)
     job_dir = request.job_dir or request.job_base / "new"
     check_job_dir(Path(job_dir))
+    for directory in request.directories:
+        _check_apart(directory, request.job_dir, request.job_base)
+    image = read_image(request.image)
     facts = Facts(
-        image=read_image(request.image),
+        image=image,
         user=user,
         environment=environment,
         file_system=_read_file_system(Path(job_dir)),
@@ -52,7 +61,7 @@ def prepare_plan(request: Request, environment: Mapping[str, str] = os.environ) 
         version=chslurm.__version__,
         cluster_id=secrets.token_hex(8),
         vni=1 + secrets.randbelow((1 << 24) - 1),
-        warnings=tuple(_find_risks(request, job_dir)),
+        warnings=tuple(_find_risks(request, image)),
     )
     return make_plan(request, allocation, facts)
 
@@ -91,19 +100,29 @@ def _group_name(gid: int) -> str:
 
 def read_image(path: PurePath) -> Image:
     """Look at an image and all its layers. Raises UsageError when it can't be booted from."""
-    name = f"image {quote(str(path))}"
+    name, real = f"image {quote(str(path))}", os.path.realpath(path)
     found = _stat(path, name)
-    real = os.path.realpath(path)
-    image_format = find_image_format(real, _read_header(real, name, found))
-    layer = (real, image_format)
+    layers = [_make_layer(real, find_image_format(real, _read_header(real, name, found)), found)]
     for _ in range(MAX_LAYERS):
-        below = check_layer(layer[0], _ask_about(*layer))
+        top = layers[-1]
+        below = check_layer(top.path, _ask_about(top))
+        _check_whole(top)
         if below is None:
-            return Image(real, image_format, found.st_size, found.st_mtime_ns, found.st_ino)
-        below_name = f"backing file {quote(below[0])}"
-        _read_header(below[0], below_name, _stat(below[0], below_name))
-        layer = below
+            return Image(tuple(layers))
+        layers.append(_find_layer_below(top, *below))
     raise UsageError(f"{name}: more than {MAX_LAYERS} layers", hint="make one file of it with qemu-img convert")
+
+
+def _find_layer_below(top: Layer, path: str, image_format: str) -> Layer:
+    name, real = f"backing file {quote(path)}", os.path.realpath(path)
+    check_beside(top.path, PurePath(path).name, PurePath(real))
+    found = _stat(real, name)
+    _read_header(real, name, found)
+    return _make_layer(real, image_format, found)
+
+
+def _make_layer(path: str, image_format: str, found: os.stat_result) -> Layer:
+    return Layer(path, image_format, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 def _read_header(path: str, name: str, found: os.stat_result) -> bytes:
@@ -115,14 +134,25 @@ def _read_header(path: str, name: str, found: os.stat_result) -> bytes:
         raise UsageError(f"{name}: {error.strerror}", hint="ask its owner for read permission") from error
 
 
-def _ask_about(path: str, image_format: str) -> str:
+def _ask_about(layer: Layer) -> str:
     """Return what qemu-img says about one layer; `-U`: also while a guest runs from it."""
-    argv = ["qemu-img", "info", "-U", "--output=json", "-f", image_format, path]
+    argv = ["qemu-img", "info", "-U", "--output=json", "-f", layer.format, layer.path]
     done = run(argv, timeout_s=30.0, check=False)
     if done.status:
         last = (done.stderr.strip().splitlines() or ["qemu-img failed"])[-1]
-        raise UsageError(f"image {quote(path)}: not usable: {last.removeprefix('qemu-img: ')}")
+        raise UsageError(f"image {quote(layer.path)}: not usable: {last.removeprefix('qemu-img: ')}")
     return done.stdout
+
+
+def _check_whole(layer: Layer) -> None:
+    """Raise UsageError when a layer is cut off or damaged. Metadata is read, 0.02 s; slow storage is not waited for."""
+    if layer.format == "raw":
+        return
+    argv = ["qemu-img", "check", "-U", "-q", "-f", layer.format, layer.path]
+    with suppress(ProcessError):
+        if run(argv, timeout_s=_CHECK_TIMEOUT_S, check=False).status == _CHECK_FOUND_DAMAGE:
+            hint = "take a whole copy; qemu-img check says more"
+            raise UsageError(f"image {quote(layer.path)}: it is cut off or damaged", hint=hint)
 
 
 def _check_job_script(script: PurePath | None) -> None:
@@ -147,6 +177,16 @@ def _check_directory(path: PurePath, option: str, access: int) -> None:
         raise UsageError(f"{name}: permission denied")
 
 
+def _check_apart(directory: PurePath, job_dir: PurePath | None, job_base: PurePath) -> None:
+    """Raise UsageError when guests could reach the job directory, with its keys and disks, through `directory`."""
+    name = f"--dir {quote(str(directory))}"
+    hint = "guests could change it: choose another place with --jobdir or --jobbase"
+    if _lies_in(job_dir or job_base, directory):
+        raise UsageError(f"{name}: the job directory would lie in it", hint=hint)
+    if job_dir is not None and os.path.exists(job_dir) and _lies_in(directory, job_dir):
+        raise UsageError(f"{name}: it lies in the job directory", hint=hint)
+
+
 def _check_regular(found: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = "a directory" if stat.S_ISDIR(found.st_mode) else "not a regular file"
@@ -167,8 +207,13 @@ def _read_file_system(path: Path) -> str:
     return find_file_system(mountinfo, existing.resolve())
 
 
-def _find_risks(request: Request, job_dir: PurePath) -> Iterator[str]:
-    real = Path(os.path.realpath(job_dir))
+def _find_risks(request: Request, image: Image) -> Iterator[str]:
     for directory in request.directories:
-        if real.is_relative_to(os.path.realpath(directory)):
-            yield f"the job directory lies in --dir {quote(str(directory))}: guests can change it"
+        if any(_lies_in(layer.path, directory) for layer in image.layers):
+            yield f"the image lies in --dir {quote(str(directory))}: guests can change it"
+
+
+def _lies_in(path: str | PurePath, folder: PurePath) -> bool:
+    """Say whether `path` is `folder` or in it, whatever their names: links and bind mounts are seen through."""
+    real = PurePath(os.path.realpath(path))
+    return any(os.path.exists(place) and os.path.samefile(place, folder) for place in (real, *real.parents))

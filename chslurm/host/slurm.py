@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from chslurm.allocation import Allocation, SlurmRecords, make_allocation, needs_node_records
+from chslurm.allocation import Allocation, SlurmRecords, make_allocation, needs_node_records, render_nodelist
 from chslurm.errors import ChslurmError, ProcessError
 from chslurm.host.process import run
 from chslurm.plan import Host, Mode, Plan
@@ -16,10 +16,12 @@ _ANSWER_S = 20.0
 """How long `scontrol` may take; a busy controller answers within 10 s, its own MessageTimeout."""
 
 _KEPT = re.compile(
-    r"SLURM_(CONF|JWT|JOBID|JOB_\w+|ARRAY_\w+|SUBMIT_\w+|SPANK_\w+|CLUSTER_NAME|WORKING_CLUSTER|NODE_ALIASES)"
+    r"SLURM_(CONF|JWT|STEPMGR|JOBID|JOB_\w+|ARRAY_\w+|SUBMIT_\w+|SPANK_\w+|CLUSTER_NAME|WORKING_CLUSTER|NODE_ALIASES)"
 )
-"""What srun needs to find the job. It reads options from many other variables, and sbatch and salloc set some of them:
-`sbatch -n6` alone made a step of `--ntasks-per-node=1` start six tasks."""
+"""What srun needs to find the job and the manager of its steps. It reads options from many other variables, and sbatch
+and salloc set some of them: `sbatch -n6` alone made a step of `--ntasks-per-node=1` start six tasks."""
+
+_BENDING = re.compile(r"S(LURM|RUN)_\w+")
 
 
 def read_allocation(environment: Mapping[str, str]) -> Allocation:
@@ -43,7 +45,8 @@ def make_srun_argv(plan: Plan, task: Sequence[str], environment: Iterable[str] =
     return [
         "env", *unset,
         "srun",
-        # one task on each host, in the order of the allocation
+        # one task on each host, in the order of the plan, which is that of the allocation
+        f"--nodelist={render_nodelist([host.name for host in plan.hosts])}",
         f"--nodes={len(plan.hosts)}", f"--ntasks={len(plan.hosts)}", "--ntasks-per-node=1", "--distribution=block",
         # all of the job's cores and memory, beside the batch script and other steps
         "--overlap", "--whole", "--cpu-bind=none", "--mem=0",
@@ -58,14 +61,17 @@ def make_srun_argv(plan: Plan, task: Sequence[str], environment: Iterable[str] =
 
 def find_bending_variables(names: Iterable[str]) -> list[str]:
     """Return those of the environment's variables from which srun could take another layout than ours."""
-    return sorted(name for name in names if name.startswith("SLURM_") and not _KEPT.fullmatch(name))
+    return sorted(name for name in names if _BENDING.fullmatch(name) and not _KEPT.fullmatch(name))
 
 
 def check_place(plan: Plan, host: Host, environment: Mapping[str, str]) -> None:
-    """Raise ChslurmError when this task runs on another node than the plan says: sizes and names would be wrong."""
-    node = environment.get("SLURMD_NODENAME", host.name)
-    if plan.mode is Mode.CLUSTER and node != host.name:
-        raise ChslurmError(f"this is node {node}, the plan says {host.name} for host {host.number}")
+    """Raise ChslurmError when SLURM has started the task of `host` on another node: sizes and names would be wrong."""
+    here = environment.get("SLURMD_NODENAME", host.name)
+    if plan.mode is Mode.CLUSTER and here != host.name and here.partition(".")[0] != host.name.partition(".")[0]:
+        raise ChslurmError(
+            f"SLURM has started the task of host {host.number} on node {here}; the plan has {host.name} for it",
+            hint="tell the site: its SLURM orders the tasks of a step otherwise than the nodes of the job",
+        )
 
 
 def _ask(*words: str) -> str:

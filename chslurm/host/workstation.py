@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine gives a cluster when there is no SLURM: the same questions that `host/slurm.py` answers."""
+"""What this machine gives a cluster when there is no SLURM: the same questions that `host/slurm.py` answers.
+
+And what is to be known about a node's own folders, whoever gave it.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from chslurm.allocation import Allocation, Node
 from chslurm.errors import ChslurmError
 from chslurm.plan import Mode
+from chslurm.planner import find_file_system
+
+_MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 
 
 def read_allocation() -> Allocation:
@@ -21,6 +27,18 @@ def read_allocation() -> Allocation:
     limit_mib = min((total_mib, *_read_memory_limits()))
     node = Node(socket.gethostname(), len(os.sched_getaffinity(0)), limit_mib, min(free_mib, limit_mib))
     return Allocation(Mode.WORKSTATION, (node,))
+
+
+def find_memory_folder_warning(folder: str | PurePath) -> str | None:
+    """Return a warning when files in `folder` take memory, as on diskless nodes; SLURM counts that as the job's."""
+    text = Path("/proc/self/mountinfo").read_text(errors="replace")
+    kind = find_file_system(text, Path(folder).resolve())
+    if kind not in _MEMORY_FILE_SYSTEMS:
+        return None
+    return (
+        f"{folder} is in the node's memory ({kind}): what guests write there counts as the job's memory;"
+        " --tmp-dir names another folder"
+    )
 
 
 def _read_memory() -> tuple[int, int]:

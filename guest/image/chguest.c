@@ -44,6 +44,7 @@
 
 #define RUN_DIR "/run/chslurm"
 #define SOCKET_PATH RUN_DIR "/agent.sock"
+#define BOOTED_PATH RUN_DIR "/booted"
 #define BOOT_SCRIPT "/ch/opt/linux/boot.sh"
 #define MOUNT_OPTIONS "trans=virtio,version=9p2000.L,msize=512000,cache=none"
 
@@ -417,6 +418,7 @@ static void order_boot(void)
         return;
     }
     agent.booted = 1;
+    close(open(BOOTED_PATH, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     if (mount_share("opt", "/ch/opt", MS_RDONLY) || mount_share("meta", "/ch/meta", 0))
         return;
     send_stage("mounted");
@@ -729,6 +731,8 @@ static _Noreturn void run_agent(void)
     for (int i = 0; i < CLIENTS_MAX; i++)
         agent.clients[i].fd = -1;
     mkdir(RUN_DIR, 0755);
+    // One that was started again goes on where the other ended: the host has said all and does not wait for a hello.
+    agent.booted = agent.orders_seen = !access(BOOTED_PATH, F_OK);
     int listener = open_listener();
     long next_hello_ms = 0;
     for (;;)

@@ -21,7 +21,8 @@ from chslurm.cli.chrun import chrun
 from chslurm.cli.entry import run_command
 from chslurm.cli.main import chslurm
 from chslurm.cli.oneguest import oneguest
-from chslurm.cli.progress import Progress, start_progress
+from chslurm.cli.progress import start_progress
+from chslurm.cluster import Progress
 from chslurm.errors import ChslurmError
 from chslurm.host import place
 from chslurm.plan import User
@@ -52,12 +53,17 @@ def folder(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     if os.geteuid() == 0:
         monkeypatch.setattr(place, "read_user", lambda: User("user", 1000, 1000, ()))
     home = tmp_path / "a folder, of mine"
-    shutil.copytree(images, home)
+    shutil.copytree(images, home, symlinks=True)
     monkeypatch.chdir(home)
     Path("text").write_text("hello\n")
     Path("empty").touch()
     os.mkfifo("fifo")
     Path("dangling").symlink_to("nowhere")
+    Path("to-here").symlink_to(".")
+    for part in ("run", "meta/sync"):
+        Path("used", part).mkdir(parents=True)
+    Path("used/.chslurm").write_text("0123456789abcdef\n")
+    Path("to-run").symlink_to("used/run")
     for name, text in (("job.sh", "#!/bin/sh\n"), ("dos.sh", "#!/bin/sh\r\n")):
         Path(name).write_text(text)
         Path(name).chmod(0o755)
@@ -81,6 +87,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_image("layer.qcow2", "-b", "image.qcow2", "-F", "qcow2")
     make_image("data.qcow2", "-o", "data_file=data.raw")
     (folder / "broken.qcow2").write_bytes((folder / "image.qcow2").read_bytes()[:72])
+    (folder / "link.qcow2").symlink_to("sub/base.qcow2")
+    make_image("byname.qcow2", "-b", "link.qcow2", "-F", "qcow2")
+    full = folder / "full.qcow2"
+    make_image(str(full))
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write 0 8M", full], check=True, timeout=20, capture_output=True)
+    (folder / "cut.qcow2").write_bytes(full.read_bytes()[:-4_000_000])
+    make_image("oncut.qcow2", "-b", "cut.qcow2", "-F", "qcow2")
     return folder
 
 
@@ -154,6 +167,9 @@ def test_help_imports_nothing_that_takes_time() -> None:
         ("broken.qcow2", "not usable"),
         ("outside.qcow2", "backing file '/etc/hostname' does not lie beside it"),
         ("other.qcow2", "backing file 'sub/base.qcow2' does not lie beside it"),
+        ("byname.qcow2", "backing file 'link.qcow2' does not lie beside it"),
+        ("cut.qcow2", "image '.*/cut.qcow2': it is cut off or damaged"),
+        ("oncut.qcow2", "image '.*/cut.qcow2': it is cut off or damaged"),
         ("data.qcow2", "its data is in another file"),
         ("x" * 300, "File name too long"),
         ("-n 0 image.qcow2", "-n '0'"),
@@ -168,6 +184,12 @@ def test_help_imports_nothing_that_takes_time() -> None:
         ("-d none image.qcow2", "--dir '.*/none': No such file"),
         ("-d text image.qcow2", "--dir '.*/text': not a directory"),
         ("-d sub -d sub image.qcow2", "given twice"),
+        ("-d . image.qcow2", "--dir '.*': the job directory would lie in it"),
+        ("-d to-here --jobdir sub/x image.qcow2", "--dir '.*/to-here': the job directory would lie in it"),
+        ("-d sub --jobbase sub image.qcow2", "the job directory would lie in it"),
+        ("-d used --jobdir used image.qcow2", "the job directory would lie in it"),
+        ("-d used/meta/sync --jobdir used image.qcow2", "--dir '.*/sync': it lies in the job directory"),
+        ("-d to-run --jobdir used image.qcow2", "--dir '.*/to-run': it lies in the job directory"),
         ("--jobdir sub image.qcow2", "not one of yours that this tool made"),
         ("--jobdir none/x image.qcow2", "job directory .*: No such file"),
         ("--jobbase text image.qcow2", "job directory"),
@@ -248,16 +270,25 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(invoke: Command, folder: Pa
     plan = plan_of(invoke(chrun, *words, name="vcluster"))
     assert plan["mode"] == "workstation"
     assert len(plan["guests"]) == 3
-    assert plan["image"]["path"] == f"{folder}/layer.qcow2"
+    assert [layer["path"] for layer in plan["image"]["layers"]] == [f"{folder}/layer.qcow2", f"{folder}/image.qcow2"]
+    assert plan["image"]["layers"][1]["inode"] == (folder / "image.qcow2").stat().st_ino
     assert plan["job"] == {"script": f"{folder}/job.sh", "arguments": ["-x"], "interactive": False, "name": "charlie"}
     assert plan["shares"] == [{"tag": "data1", "path": f"{folder}/li\nne"}]
     assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_job_directory_within_a_share_is_a_warning(invoke: Command) -> None:
-    plan = plan_of(invoke(chrun, "--ram", "300M", "--dir", ".", "--dry-run", "image.qcow2"))
-    assert any("guests can change it" in warning for warning in plan["warnings"])
+def test_an_image_within_a_share_is_a_warning(invoke: Command, tmp_path: Path) -> None:
+    words = ("--ram", "300M", "--dir", ".", "--jobbase", str(tmp_path), "--dry-run", "image.qcow2")
+    plan = plan_of(invoke(chrun, *words))
+    assert any(re.fullmatch("the image lies in --dir .*: guests can change it", text) for text in plan["warnings"])
+
+
+@pytest.mark.parametrize("module", ["chrun", "oneguest"])
+def test_what_commands_make_is_private(module: str) -> None:
+    code = f"import os, chslurm.cli.{module} as it; it.run_command = lambda *_: os.umask(0); it.main()"
+    done = subprocess.run([sys.executable, "-c", code], timeout=20, umask=0)
+    assert done.returncode == 0o077
 
 
 @pytest.mark.usefixtures("slurm_job")

@@ -29,7 +29,17 @@ SLURM_JOB = {
 """A job as SLURM describes it, which the tests below garble."""
 
 ODD = "a, b\nc=d"
-ODD_NAMES = [ODD, "x,readonly=on", "%s $(id) `id` 'q' \"", "-d", "Bücher", "nbd:x", "json:{x", "back\\slash", "tab\there"]
+ODD_NAMES = [
+    ODD,
+    "x,readonly=on",
+    "%s $(id) `id` 'q' \"",
+    "-d",
+    "Bücher",
+    "nbd:x",
+    "json:{x",
+    "back\\slash",
+    "tab\there",
+]
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +287,9 @@ def test_odd_and_deep_directories_reach_the_guests_as_they_are(box_program: str)
             folder.mkdir(parents=True)
         for number, folder in enumerate(data, start=1):
             (folder / ODD).write_text(f"I am {number}")
-        script = box.write("job.sh", f"#!/bin/bash\ncd /ch; for dir in data*; do echo $dir: $(cat $dir/{shlex.quote(ODD)}); done\n")
+        script = box.write(
+            "job.sh", f"#!/bin/bash\ncd /ch; for dir in data*; do echo $dir: $(cat $dir/{shlex.quote(ODD)}); done\n"
+        )
         subprocess.run(["chown", "-R", "--reference", str(box.folder), *map(str, box.folder.iterdir())], check=True)
         dirs = [word for name in ODD_NAMES for word in ("--dir", f"./{name}")]
         chrun = ["chrun", "--jobbase", str(base), "--job", script, *dirs, box.image]

@@ -21,7 +21,8 @@ SLEEP = "#!/bin/bash\nsleep 1000\n"
 
 def start_job(box: Box, script: str = SLEEP, *chrun: str, nodes: int = 2, options: tuple[str, ...] = ()) -> Job:
     job = box.write("job.sh", script)
-    return box.sbatch("chrun", "--jobdir", "c", *chrun, "--job", job, box.image, nodes=nodes, options=options)
+    where = f"--nodelist=cn[001-{nodes:03}]"  # messages name the node
+    return box.sbatch("chrun", "--jobdir", "c", *chrun, "--job", job, box.image, nodes=nodes, options=(where, *options))
 
 
 def qemu_of(job: Job, guest: int) -> int:

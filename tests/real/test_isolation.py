@@ -65,17 +65,22 @@ print(json.dumps({{"tcp": found, "ping": pinged}}))
 """
 
 JOB = """#!/bin/bash
-# Guest 0: its cluster's host keys, and what PROBE finds once the test says go; in the end it waits for the other cluster.
+# Guest 0: who its cluster's addresses are, and what answers, once the test says go. It stays until the test says end.
 cd /ch/data1
 echo "$1 $CH_GUEST_ID" >/tmp/whoami
 [ "$CH_GUEST_ID" = 0 ] || exit 0
 until [ -e go ]; do sleep 0.3; done
 shift
-ssh-keyscan -t ed25519 172.22.1.1 172.22.2.1 2>/dev/null | sort >keys
-for guest in 172.22.2.1 chgu1; do ssh $guest 'echo $(hostname) $(cat /tmp/whoami) $(hostname -I)'; done >names
+guests=$(awk '$2 ~ /^chgu[0-9]+$/ { print $1 }' /ch/meta/hosts)
+ssh-keyscan -t ed25519 $guests 2>/dev/null >keys
+for guest in $guests; do echo "$guest $(ssh $guest cat /tmp/whoami)"; done >names
 sudo python3 probe.py "$@" >found.new && mv found.new found
 until [ -e end ]; do sleep 0.3; done
 """
+
+
+Found = dict[str, Any]
+"""tcp: address and port of every TCP door that answered, and whether it was open; ping: addresses that answered."""
 
 
 @pytest.fixture
@@ -105,54 +110,62 @@ def prepare(box: Box) -> str:
     return box.write("job.sh", JOB)
 
 
-def submit(box: Box, name: str, guests: int, mem_mib: int, targets: Sequence[str]) -> Job:
-    job = ["--job", prepare(box), "--dir", "data", box.image, "--", name, *targets]
+@contextmanager
+def start_job(box: Box, name: str, guests: int, mem_mib: int, targets: Sequence[str]) -> Iterator[Job]:
+    """A cluster on the first two nodes, of which others get their share."""
+    chrun = ["chrun", "--jobdir", "c", "-n", str(guests), "--job", prepare(box), "--dir", "data", box.image]
     options = ("--nodelist=cn001,cn002", "--cpus-per-task=1", f"--mem={mem_mib}M")
-    return box.sbatch("chrun", "--jobdir", "c", "-n", str(guests), *job, nodes=2, options=options)
+    job = box.sbatch(*chrun, "--", name, *targets, nodes=2, options=options)
+    try:
+        yield job
+    finally:
+        box("scancel", job.id)  # if something went wrong
 
 
 def read(box: Box, name: str) -> str:
-    path = box.folder / "data" / name
-    return wait_for(lambda: path.exists() and path.read_text(), 90, lambda: f"no {name}") or ""
+    return (box.folder / "data" / name).read_text()
 
 
-def ports_of(found: dict[str, Any]) -> dict[str, str]:
-    ports: dict[str, str] = found["tcp"]
-    return ports
+def read_found(box: Box) -> Found:
+    """What the probe of a guest found."""
+    wait_for(
+        (box.folder / "data" / "found").exists, 90, lambda: f"nothing found: {list((box.folder / 'data').iterdir())}"
+    )
+    found: Found = json.loads(read(box, "found"))
+    return found
 
 
 def test_two_clusters_on_the_same_nodes_do_not_see_each_other(box: Box, other: Box) -> None:
     own, theirs = ("172.22.1.1", "172.22.2.1"), ("172.22.1.1", "172.22.1.2", "172.22.2.1")
     targets = (*own, *OTHERS, *GATEWAYS, *CARRIER, *NODES, *LOGIN, OUTSIDE)
     with start_services(box, "cn001", "cn002", "login", "out"):
-        a, b = submit(box, "A", 2, 1300, targets), submit(other, "B", 3, 1900, theirs)
-        for job, guests in ((a, 2), (b, 3)):
-            for guest in range(guests):
-                job.wait_event("job_started", guest)
-        for job in (a, b):
-            job.box.write("data/go", "")
-        found_a, found_b = (json.loads(read(job.box, "found")) for job in (a, b))
-        for job in (a, b):
-            job.box.write("data/end", "")
-        records = [job.wait() for job in (a, b)]
+        with start_job(box, "A", 2, 1300, targets) as a, start_job(other, "B", 3, 1900, theirs) as b:
+            for job, guests in ((a, 2), (b, 3)):
+                for guest in range(guests):
+                    job.wait_event("job_started", guest)
+            for job in (a, b):
+                job.box.write("data/go", "")
+            found_a, found_b = (read_found(job.box) for job in (a, b))
+            for job in (a, b):
+                job.box.write("data/end", "")
+            records = [job.wait() for job in (a, b)]
     assert [record["ExitCode"] for record in records] == ["0:0", "0:0"], a.output + b.output
     assert [record["NodeList"] for record in records] == ["cn[001-002]"] * 2
 
     # A reaches A, and hosts of its own answer pings. Everybody else is silent.
     silence = {f"{address}:{port}": "refused" for address in own for port in PORTS if port != 22}
-    assert ports_of(found_a) == {**silence, **{f"{address}:22": "open" for address in own}}
+    assert found_a["tcp"] == {**silence, **{f"{address}:22": "open" for address in own}}
     assert sorted(found_a["ping"]) == sorted([*own, *GATEWAYS])
 
     # What A did not find was there: B's guest at 172.22.1.2, and its ssh.
     assert "172.22.1.2" in found_b["ping"]
-    assert ports_of(found_b)["172.22.1.2:22"] == "open"
+    assert found_b["tcp"]["172.22.1.2:22"] == "open"
 
     # The same addresses, other machines: ssh leads to the own guest, whose key no guest of B has.
-    assert read(box, "names").splitlines() == ["chgu1 A 1 172.22.2.1"] * 2
-    assert read(other, "names").splitlines() == ["chgu2 B 2 172.22.2.1", "chgu1 B 1 172.22.1.2"]
-    keys_a, keys_b = (read(job.box, "keys").split() for job in (a, b))
-    keys = [key for key in (*keys_a, *keys_b) if key.startswith("AAAA")]
-    assert (len(keys), len(set(keys))) == (4, 4)
+    assert read(box, "names").splitlines() == ["172.22.1.1 A 0", "172.22.2.1 A 1"]
+    assert read(other, "names").splitlines() == ["172.22.1.1 B 0", "172.22.1.2 B 1", "172.22.2.1 B 2"]
+    keys = [line.split()[2] for job in (a, b) for line in read(job.box, "keys").splitlines()]
+    assert (len(keys), len(set(keys))) == (5, 5)
 
 
 def test_workstation_guests_reach_the_outside_but_not_the_hosts_loopback(box: Box) -> None:
@@ -164,10 +177,9 @@ def test_workstation_guests_reach_the_outside_but_not_the_hosts_loopback(box: Bo
     with start_services(box, "login", "out"):
         done = box("vcluster", "-n2", "--cores=1", "--ram=512M", "--jobdir=c", *job)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(read(box, "found"))
-    assert ports_of(found)[f"{OUTSIDE}:{OPEN}"] == "open"
-    assert OUTSIDE in found["ping"]
-    assert [door for door, answer in ports_of(found).items() if door.endswith(f":{LOOPBACK}") and answer == "open"] == []
-    expected = {*(f"{address}:22" for address in own), "172.22.1.254:53", *(f"{address}:{OPEN}" for address in (*LOGIN, OUTSIDE))}
-    print(found)
-    assert {door for door, answer in ports_of(found).items() if answer == "open"} - expected == set()
+    found = read_found(box)
+    outside = (*LOGIN, OUTSIDE)  # the machine's own addresses are outside, too
+    doors = {door for door, answer in found["tcp"].items() if answer == "open"}
+    assert {f"{OUTSIDE}:{OPEN}", f"{own[0]}:22", f"{own[1]}:22", "172.22.1.254:53"} <= doors
+    assert not {door for door in doors if door.endswith(f":{LOOPBACK}")}
+    assert sorted(found["ping"]) == sorted([*own, "172.22.1.254", *outside])

@@ -21,7 +21,7 @@ PROBE = f"""#!/bin/bash
 [ "$CH_GUEST_ID" = 0 ] || exit 0
 mtu=$(cat /sys/class/net/eth0/mtu)
 try() {{ # WHAT BYTES: a packet of so many bytes, never in fragments
-    ping -M do -c 3 -i 0.3 -W 3 -s $(($2 - {HEADERS})) chgu1 >/tmp/ping 2>&1 && echo "$1 passed" || echo "$1 lost"
+    ping -M do -c 2 -i 0.3 -W 2 -s $(($2 - {HEADERS})) chgu1 >/tmp/ping 2>&1 && echo "$1 passed" || echo "$1 lost"
 }}
 echo "mtu $mtu, $(ssh chgu1 cat /sys/class/net/eth0/mtu)"
 try "largest" "$mtu"
@@ -45,7 +45,10 @@ def start_path(mtu: int, switch_mtu: int) -> Iterator[None]:
 
 
 def set_mtu(mtu: int, switch_mtu: int) -> None:
-    links = [*((f"chbox-{node}", "eth0", mtu) for node in NODES), *(("chbox-login", node, switch_mtu) for node in NODES)]
+    links = [
+        *((f"chbox-{node}", "eth0", mtu) for node in NODES),
+        *(("chbox-login", node, switch_mtu) for node in NODES),
+    ]
     for netns, link, size in [*links, ("chbox-login", "eth0", switch_mtu)]:
         subprocess.run(["ip", "-n", netns, "link", "set", link, "mtu", str(size)], check=True)
 
@@ -54,7 +57,6 @@ def set_mtu(mtu: int, switch_mtu: int) -> None:
     ("mtu", "switch_mtu"),
     [
         pytest.param(1500, 1500, id="1500"),
-        pytest.param(1400, 1400, id="1400"),
         pytest.param(9000, 9000, id="9000"),
         pytest.param(1500, 1400, id="1500 that silently is 1400"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chslurm.guest import Disk, Kernel, Machine, Offer, escape, make_machine, make_qemu_argv
+from chslurm.guest import Disk, Kernel, Machine, Offer, escape, make_image_disk, make_machine, make_qemu_argv
 from chslurm.plan import Accelerator, Plan
 
 FILE_NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -54,6 +54,24 @@ def test_kvm_uses_the_hosts_processor(plan_of: Callable[..., Plan]) -> None:
     assert argv[argv.index("-cpu") + 1] == "host"
     assert "-kernel" not in argv
     assert "-bios" not in argv
+
+
+def test_qemu_is_told_every_layer_and_that_there_is_no_more(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of()
+    root = Disk("/o", backing=make_image_disk(plan.image))
+    machine = make_machine(plan, plan.guests[0], Offer(Accelerator.TCG, None, None), root, Disk("/t"), 3)
+    root_block, temporary_block = (json.loads(word) for word in make_qemu_argv(machine) if word.startswith("{"))
+    image = root_block["backing"]
+    base = image["backing"]
+    assert [
+        (block["driver"], block["file"]["filename"], block["read-only"]) for block in (root_block, image, base)
+    ] == [
+        ("qcow2", "/o", False),
+        ("qcow2", "/images/a,b.qcow2", True),
+        ("raw", "/images/base", True),
+    ]
+    assert "backing" not in base, "a raw file has no header to follow"
+    assert temporary_block["backing"] is None
 
 
 @given(FILE_NAMES)

@@ -93,12 +93,12 @@ class FakeGuest:
         return [(name, gid, members.split(",") if members else []) for name, _, gid, members in rows]
 
 
-def make_guest(root: Path, *, interactive: bool = False, guest_id: int = 0) -> FakeGuest:
+def make_guest(root: Path, *, interactive: bool = False, sync: bool = True, guest_id: int = 0) -> FakeGuest:
     guest = FakeGuest(root)
     identity = {
         "CH_GUEST_ID": guest_id, "CH_GUEST_NAME": f"chgu{guest_id}", "CH_GUEST_MAC": "02:00:ac:16:01:01",
         "CH_GUEST_IP": "172.22.1.1", "CH_GUEST_PREFIX": 24, "CH_GATEWAY_IP": "172.22.1.254", "CH_MTU": 1400,
-        "CH_UID": UID, "CH_INTERACTIVE": int(interactive),
+        "CH_UID": UID, "CH_INTERACTIVE": int(interactive), "CH_SYNC": int(sync),
     }  # fmt: skip
     guest.write("run/chslurm/identity.sh", "".join(f"{name}='{value}'\n" for name, value in identity.items()))
     guest.write("run/chslurm/environment.sh", f"export CH_META='{root}/ch/meta'\nexport CH_ODD='a'\\''b'\n")
@@ -355,13 +355,22 @@ def test_the_status_is_that_of_the_script(guest: FakeGuest, script: str, mode: i
     assert guest.calls()[-1] == f"chguest job-ended {status}"
 
 
+@pytest.mark.parametrize(("script", "status"), [("exit 7\n", 7), ("kill -PIPE $$\n", 141)])
+def test_an_env_that_knows_no_signals_will_do(guest: FakeGuest, script: str, status: int) -> None:
+    """As on RHEL 8, whose coreutils are 8.30."""
+    guest.write("bin/env", '#!/bin/sh\ncase $1 in --default-signal) exit 125 ;; esac\nexec /usr/bin/env "$@"\n')
+    (guest.root / "bin/env").chmod(0o755)
+    run_job(guest, script)
+    assert (guest.root / "ch/meta/sync/0.jobdone").read_text() == f"{status}\n"
+
+
 def test_a_job_finds_its_streams_arguments_umask_home_and_environment(guest: FakeGuest) -> None:
     arguments = ["a b", "$(date)", "it's", "two\nlines", "", "*"]
     guest.write("run/chslurm/jobargs", shlex.join(arguments) + "\n")
     script = '#!/bin/bash\nprintf "%s\\0" "$@" "$(umask)" "$PWD" "$CH_ODD"\necho again >/dev/stderr\ncat\n'
     run_job(guest, script)
     said = (guest.root / "chslurm.job.out").read_text().split("\0")
-    assert said == [*arguments, "0007", str(guest.root), "a'b", ""]
+    assert said == [*arguments, "0007", f"{guest.root}/home/charlie", "a'b", ""]
     assert (guest.root / "chslurm.job.err").read_text() == "again\n"
 
 
@@ -388,3 +397,10 @@ def test_ready_is_said_before_waiting_for_the_others(guest: FakeGuest) -> None:
     guest.boot("80-sync.sh")
     assert (guest.root / "ch/meta/sync/0.jobready").exists()
     assert guest.calls() == ["chguest stage 80-sync", "chguest ready", "chguest barrier boot"]
+
+
+def test_without_sync_a_guest_waits_for_nobody(tmp_path: Path) -> None:
+    guest = make_guest(tmp_path, sync=False)
+    assert guest.boot("80-sync.sh").returncode == 0
+    assert (guest.root / "ch/meta/sync/0.jobready").exists()
+    assert guest.calls() == ["chguest stage 80-sync", "chguest ready"]

@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 import pytest
 
-from chslurm.jobdir import JobDir, find_guest_of_output, is_run_file
+from chslurm.jobdir import JobDir, find_guest_of_output, is_run_file, is_run_folder
 
 JOB_DIR = JobDir(PurePath("/j"))
 
@@ -39,7 +39,7 @@ def test_every_output_name_is_known_to_be_ours() -> None:
         ):
             assert find_guest_of_output(path.name) == guest
     assert find_guest_of_output(JOB_DIR.step_log.name) == 0
-    assert find_guest_of_output(JOB_DIR.network_log(3, "pasta").name) == 0
+    assert find_guest_of_output("net_3_pasta.out") == 0
 
 
 def test_every_name_in_run_is_known_to_be_ours() -> None:
@@ -53,6 +53,9 @@ def test_every_name_in_run_is_known_to_be_ours() -> None:
     )
     assert all(is_run_file(path.name) for path in ours)
     assert not is_run_file(JOB_DIR.lock.name)
+    folders = (JOB_DIR.keys("0123456789abcdef"), JOB_DIR.opt("0123456789abcdef"))
+    assert all(is_run_folder(path.name) for path in folders)
+    assert not is_run_folder("keys.mine")
 
 
 @pytest.mark.parametrize(

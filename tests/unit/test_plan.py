@@ -126,7 +126,17 @@ def test_guests_never_get_more_than_the_node_has(
     assert count == guests
     assert count * (ram_mib + GUEST_RESERVE_MIB) + NODE_RESERVE_MIB <= memory_mib
     assert ram_mib >= 256
-    assert guest_cores == max(cores // guests, 1)
+    assert guest_cores == min(max(cores // guests, 1), 255)
+
+
+def test_a_guest_has_no_more_cores_than_a_virtual_machine_can(request_of: RequestMaker) -> None:
+    node = Allocation(Mode.CLUSTER, (Node("big", 512, 1 << 20),))
+    told = "guests get 255 cores, the most of a virtual machine; more guests (-n) use more"
+    assert sizes_of(request_of(), node)[0][1] == 255
+    assert told in make_guest_sizes(request_of(), node)[1]
+    assert told not in make_guest_sizes(request_of(guests="3"), node)[1]
+    assert sizes_of(request_of(cores="300"), WORKSTATION)[0][1] == 255
+    assert told in make_guest_sizes(request_of(cores="300"), WORKSTATION)[1]
 
 
 # -- places and deadlines ---------------------------------------------------------------------------------------------
