@@ -32,6 +32,7 @@ from chslurm.host.qemu import start_qemu
 from chslurm.host.slurm import check_place
 from chslurm.host.steward import Steward
 from chslurm.host.tunnel import Tunnel
+from chslurm.host.workstation import find_memory_folder_warning
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
 from chslurm.network import make_host_network
@@ -112,6 +113,7 @@ class Node:
             kernel = Kernel(bundle.kernel_fd, bundle.initrd_fd, bundle.command_line) if bundle else None
             boots = f"kernel {bundle.version} from the image" if bundle else "the image's own boot loader"
             self._tell(EventKind.NODE_NOTE, text=f"{accelerator.upper()} ({reason}); {boots}")
+            self._warn_of_memory_folders()
             offer = Offer(accelerator, find_firmware() if kernel else None, kernel)
             for guest, tap in zip(self.plan.guests_of(self.host), self.fabric.taps, strict=True):
                 disks = await asyncio.to_thread(make_guest_disks, self.plan, guest)
@@ -125,6 +127,11 @@ class Node:
                 self._ends.append(asyncio.create_task(steward.see_out()))
                 self._tell(EventKind.GUEST_STARTED, guest=guest.id, status=steward.qemu.process.pid)
         self.fabric.close_taps()
+
+    def _warn_of_memory_folders(self) -> None:
+        for folder in {self.plan.disks.tmp_dir, self.plan.disks.overlay_dir} - {None}:
+            if warning := find_memory_folder_warning(str(folder)):
+                self._tell(EventKind.NODE_NOTE, text=warning)
 
     async def _until_all_are_gone(self) -> None:
         ends = asyncio.gather(*self._ends)

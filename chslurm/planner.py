@@ -22,8 +22,8 @@ SWAP_MIB = 2048
 
 # fmt: off
 _NETWORK_FILE_SYSTEMS = frozenset({
-    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs", "pvfs2",
-    "smb3", "smbfs", "virtiofs", "wekafs",
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "dvs", "gfs2", "gpfs", "lustre", "nfs", "nfs4", "ocfs2", "orangefs",
+    "panfs", "pvfs2", "smb3", "smbfs", "virtiofs", "wekafs",
 })
 # fmt: on
 _ACCELERATORS = {

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
 
 from chslurm.plan import (
     PLAN_FORMAT,
@@ -22,6 +23,10 @@ from chslurm.plan import (
     Share,
     User,
 )
+
+# A machine that runs guests beside the tests is slow now and then; pytest has its own, longer limit.
+settings.register_profile("chslurm", deadline=None)
+settings.load_profile("chslurm")
 
 
 @pytest.fixture(scope="session")

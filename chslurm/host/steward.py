@@ -41,7 +41,6 @@ class Steward:
         self._tell = tell
         self._files: Sequence[GuestFile] | None = None  # who the guest is, once that is known
         self._told = False
-        self._ready = False
         self._words = 0
         self._failure = ""
         qemu.on_word = self._on_word
@@ -100,23 +99,16 @@ class Steward:
         if self._words > _MAX_WORDS:
             self._fail(f"reported more than {_MAX_WORDS} things")
         elif word.event is GuestWordKind.HELLO:
-            self._on_hello(word)
+            if not self.spoke:
+                self.spoke = True
+                self._report(EventKind.GUEST_STAGE, text=f"kernel {word.kernel} up")
+            self._introduce()
         elif word.event is GuestWordKind.STAGE:
             self._report(EventKind.GUEST_STAGE, text=word.name)
         elif word.event is GuestWordKind.FAILED:
             self._fail(word.text)
         elif (kind := _PASSED_ON.get(word.event)) is not None:
-            self._ready = self._ready or word.event is GuestWordKind.READY
             self._report(kind, text=word.name, status=word.status & 0xFF)
-
-    def _on_hello(self, word: GuestWord) -> None:
-        """An agent greets until it gets its first order; once the guest is ready, a greeting is a new agent's."""
-        if self._ready:
-            self._fail("its agent ended and was started again")
-        if not self.spoke:
-            self.spoke = True
-            self._report(EventKind.GUEST_STAGE, text=f"kernel {word.kernel} up")
-        self._introduce()
 
     def _fail(self, text: str) -> None:
         """The guest can't do its work: say so at its end, which is now."""

@@ -32,10 +32,10 @@ def start_head(box: Box, *command: str) -> Iterator[tuple[Job, subprocess.Popen[
 
 
 def enter(job: Job, guest: int, *command: str) -> Result:
-    """Run a command in a guest, over ssh from the host of that guest: in the guests' network, with the cluster's key."""
+    """Run a command in a guest, over ssh from its host: in the guests' network, with the cluster's key."""
     plan = json.loads((job.dir / "run" / "plan.json").read_text())
     host, slot = (plan["guests"][guest][name] for name in ("host", "slot"))
-    keys = job.dir / "run" / "keys"
+    (keys,) = (job.dir / "run").glob("keys.*")
     ssh = ["ssh", "-i", f"{keys}/id_ed25519", "-o", f"UserKnownHostsFile={keys}/known_hosts", "-o", "BatchMode=yes"]
     ssh += ["-o", "StrictHostKeyChecking=yes", f"charlie@172.22.{host}.{slot}", *command]
     where = plan["hosts"][host - 1]["name"]
@@ -44,7 +44,7 @@ def enter(job: Job, guest: int, *command: str) -> Result:
 
 
 def find_holder(job: Job, guest: int) -> int:
-    """The process that holds the network of a guest's host: a fork of the one that started QEMU, with its command line."""
+    """The process that holds a guest's network: a fork of the one that started QEMU, with its command line."""
     qemu = int(job.wait_event("guest_started", guest)["status"])
     status = Path(f"/proc/{qemu}/status").read_text()
     oneguest = int(re.findall(r"^PPid:\s+(\d+)$", status, re.M)[0])
@@ -61,13 +61,14 @@ def wait_login(job: Job, guest: int) -> None:
 
 
 def shut_down(job: Job, head: subprocess.Popen[str]) -> None:
-    """Shut guest 0 down from inside and look at what is left: overlays, and no temporary disks."""
+    """Shut guest 0 down from inside and look at what is left: overlays, and no temporary disks or keys."""
     enter(job, 0, "sudo", "shutdown", "-h", "now")
     output, _ = head.communicate(timeout=60)
     assert head.returncode == 0, output
     summary = job.summary()
     assert (summary["cause"], summary["text"]) == ("shutdown", "guest 0 was shut down")
     assert "guest 0 was shut down" in output
+    assert not list((job.dir / "run").glob("keys*"))
     for guest in (0, 1):
         assert (job.dir / "run" / f"{guest}.overlay.qcow2").exists()
         assert not (job.dir / "run" / f"{guest}.tmp.qcow2").exists()

@@ -138,17 +138,20 @@ def read_found(box: Box) -> Found:
 def test_two_clusters_on_the_same_nodes_do_not_see_each_other(box: Box, other: Box) -> None:
     own, theirs = ("172.22.1.1", "172.22.2.1"), ("172.22.1.1", "172.22.1.2", "172.22.2.1")
     targets = (*own, *OTHERS, *GATEWAYS, *CARRIER, *NODES, *LOGIN, OUTSIDE)
-    with start_services(box, "cn001", "cn002", "login", "out"):
-        with start_job(box, "A", 2, 1300, targets) as a, start_job(other, "B", 3, 1900, theirs) as b:
-            for job, guests in ((a, 2), (b, 3)):
-                for guest in range(guests):
-                    job.wait_event("job_started", guest)
-            for job in (a, b):
-                job.box.write("data/go", "")
-            found_a, found_b = (read_found(job.box) for job in (a, b))
-            for job in (a, b):
-                job.box.write("data/end", "")
-            records = [job.wait() for job in (a, b)]
+    with (
+        start_services(box, "cn001", "cn002", "login", "out"),
+        start_job(box, "A", 2, 1300, targets) as a,
+        start_job(other, "B", 3, 1900, theirs) as b,
+    ):
+        for job, guests in ((a, 2), (b, 3)):
+            for guest in range(guests):
+                job.wait_event("job_started", guest)
+        for job in (a, b):
+            job.box.write("data/go", "")
+        found_a, found_b = (read_found(job.box) for job in (a, b))
+        for job in (a, b):
+            job.box.write("data/end", "")
+        records = [job.wait() for job in (a, b)]
     assert [record["ExitCode"] for record in records] == ["0:0", "0:0"], a.output + b.output
     assert [record["NodeList"] for record in records] == ["cn[001-002]"] * 2
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from realbox import Box, Job, Result, wait_for
+from realbox import Box, Result, wait_for
 
 pytestmark = pytest.mark.real
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chslurm.addresses import MAX_HOSTS, make_gateway, make_host_subnet
@@ -73,6 +73,7 @@ def test_no_chain_that_filters_accepts_by_default() -> None:
                     assert line.endswith("policy drop")
 
 
+@settings(deadline=None)
 @given(st.integers(2, 60), st.data())
 def test_every_other_host_is_routed_once_and_by_its_own_port(host_ct: int, data: st.DataObject) -> None:
     own = data.draw(st.integers(1, host_ct))
@@ -88,6 +89,7 @@ def test_every_other_host_is_routed_once_and_by_its_own_port(host_ct: int, data:
         assert len(routed) == len(sent) == (peer.host_number != own)
 
 
+@settings(deadline=None)
 @given(st.integers(1, MAX_HOSTS))
 def test_the_cluster_is_exactly_its_hosts(host_ct: int) -> None:
     filters = text_of(make_host_network(1, 1, Mode.CLUSTER, host_ct).steps, Place.GUESTS, Tool.NFT)
