@@ -63,8 +63,8 @@ def is_allocation(environment: Mapping[str, str]) -> bool:
     return bool(environment.get("SLURM_JOB_ID"))
 
 
-def needs_node_records(environment: Mapping[str, str]) -> bool:
-    """Say whether the variables leave the nodes' memory open, so that their records have to be read."""
+def needs_records(environment: Mapping[str, str]) -> bool:
+    """Say whether the variables leave the memory open, so that the records of nodes and job have to be read."""
     return not any(environment.get(name, "0").strip("0") for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"))
 
 
@@ -80,7 +80,7 @@ def make_allocation(environment: Mapping[str, str], records: SlurmRecords) -> Al
             f"{stated} in SLURM_JOB_NUM_NODES",
             hint="start it directly in the job, with the job's own variables",
         )
-    memory = _memory_of_nodes(environment, names, cores, records.nodes)
+    memory = _memory_of_nodes(environment, names, cores, records)
     return Allocation(
         mode=Mode.CLUSTER,
         nodes=tuple(Node(*node) for node in zip(names, cores, memory, strict=True)),
@@ -140,20 +140,24 @@ def _parse_cores_per_node(text: str) -> tuple[int, ...]:
 
 
 def _memory_of_nodes(
-    environment: Mapping[str, str], names: tuple[str, ...], cores: tuple[int, ...], text: str
+    environment: Mapping[str, str], names: tuple[str, ...], cores: tuple[int, ...], records: SlurmRecords
 ) -> tuple[int, ...]:
     """MiB on each node: as the job asked for (per node or per CPU), else the node's by its share of cores.
 
-    SLURM writes 0 for "all memory of the node".
+    SLURM writes 0 for "all memory of the node". What the site's defaults gave stands in no variable, but in the job's
+    record.
     """
     if environment.get("SLURM_MEM_PER_GPU"):
         raise UsageError("SLURM_MEM_PER_GPU: memory by GPU is not supported", hint="ask SLURM with --mem")
     per_node, per_cpu = (_memory(environment, name) for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"))
+    if per_node is None and per_cpu is None:
+        job = _parse_record(records.job)
+        per_node, per_cpu = (_recorded_memory(job.get(name)) for name in ("MinMemoryNode", "MinMemoryCPU"))
     if per_node or per_cpu:
         limits = (per_node or _NO_LIMIT_MIB, per_cpu or _NO_LIMIT_MIB)
         return tuple(min(limits[0], limits[1] * count) for count in cores)
     whole = 0 in (per_node, per_cpu)
-    known = {record.get("NodeName", ""): record for record in map(_parse_record, text.splitlines())}
+    known = {record.get("NodeName", ""): record for record in map(_parse_record, records.nodes.splitlines())}
     return tuple(
         _node_memory(name, count, known.get(name, {}), whole) for name, count in zip(names, cores, strict=True)
     )
@@ -162,6 +166,15 @@ def _memory_of_nodes(
 def _memory(environment: Mapping[str, str], name: str) -> int | None:
     text = environment.get(name)
     return parse_count(text, name, least=0) if text else None
+
+
+def _recorded_memory(text: str | None) -> int | None:
+    """MiB of `1500M`, `4G` or `0` in a record of SLURM; None when it is not there."""
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d+)?)([KMGT]?)", text or "")
+    if match is None:
+        return None
+    factor = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}[match[2]]
+    return int(float(match[1]) * factor)
 
 
 def _node_memory(name: str, cores: int, record: Mapping[str, str], whole: bool) -> int:

@@ -18,6 +18,16 @@ DEBUG_VARIABLE = "CHSLURM_DEBUG"
 def run_command(command: click.Command, name: str) -> int:
     """Run a command with our arguments and return its exit status; nothing is raised."""
     try:
+        return _run(command, name)
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # whoever read our output went away: no reason for Python to end with a status of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(command: click.Command, name: str) -> int:
+    try:
         status = command.main(prog_name=name, standalone_mode=False)
         return status if isinstance(status, int) else ExitCode.OK
     except click.ClickException as error:
@@ -27,8 +37,7 @@ def run_command(command: click.Command, name: str) -> int:
         return _tell(name, str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _tell(name, "interrupted", ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # whoever reads our output went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
         return ExitCode.MACHINERY
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from chslurm.allocation import Allocation, SlurmRecords, make_allocation, needs_node_records, render_nodelist
+from chslurm.allocation import Allocation, SlurmRecords, make_allocation, needs_records, render_nodelist
 from chslurm.errors import ChslurmError, ProcessError
 from chslurm.host.process import run
 from chslurm.plan import Host, Mode, Plan
@@ -27,9 +27,11 @@ _BENDING = re.compile(r"S(LURM|RUN)_\w+")
 def read_allocation(environment: Mapping[str, str]) -> Allocation:
     """Return the allocation of the SLURM job we run in. Raises UsageError when it can't be understood."""
     nodes = environment.get("SLURM_JOB_NODELIST", "")
+    unsaid = needs_records(environment)
+    ends = environment.get("SLURM_JOB_END_TIME")
     records = SlurmRecords(
-        nodes=_ask("-o", "show", "node", nodes) if nodes and needs_node_records(environment) else "",
-        job="" if environment.get("SLURM_JOB_END_TIME") else _ask("-o", "show", "job", environment["SLURM_JOB_ID"]),
+        nodes=_ask("-o", "show", "node", nodes) if nodes and unsaid else "",
+        job=_ask("-o", "show", "job", environment["SLURM_JOB_ID"]) if unsaid or not ends else "",
         config=_ask("show", "config"),
     )
     return make_allocation(environment, records)

@@ -57,9 +57,7 @@ def dry_run(box: Box, *allocation: str, chrun: tuple[str, ...] = ()) -> Result:
         (("-N3", "-n4", "--mem-per-cpu=1000M"), [(2, 2000), (1, 1000), (1, 1000)]),
         (("-N1", "--exclusive"), [(2, None)]),
         (("-N1", "-c1"), [(1, None)]),
-        pytest.param(
-            *(("-N1", "-c1", "--mem=0"), [(1, None)]), marks=pytest.mark.xfail(reason="no variable tells of --mem=0")
-        ),
+        (("-N1", "-c1", "--mem=0"), [(1, None)]),
     ],
 )
 def test_plan_has_what_slurm_gave(box: Box, allocation: tuple[str, ...], nodes: list[tuple[int, int | None]]) -> None:

@@ -14,7 +14,7 @@ from chslurm.allocation import (
     SlurmRecords,
     is_allocation,
     make_allocation,
-    needs_node_records,
+    needs_records,
 )
 from chslurm.errors import UsageError
 from chslurm.plan import Mode
@@ -54,20 +54,20 @@ def test_of_two_statements_the_smaller_counts() -> None:
 
 def test_a_nodes_memory_by_its_share_of_cores() -> None:
     job = {name: value for name, value in JOB.items() if name != "SLURM_MEM_PER_NODE"}
-    assert needs_node_records(job)
+    assert needs_records(job)
     nodes = make_allocation(job, SlurmRecords(nodes=NODES)).nodes
     assert [node.memory_mib for node in nodes] == [8000 // 2, 15000 // 2, 24000 // 4]
 
 
 def test_zero_means_all_of_a_nodes_memory() -> None:
     job = {**JOB, "SLURM_MEM_PER_NODE": "0"}
-    assert needs_node_records(job)
+    assert needs_records(job)
     assert [node.memory_mib for node in make_allocation(job, SlurmRecords(nodes=NODES)).nodes] == [8000, 15000, 24000]
 
 
 def test_stated_memory_needs_no_records() -> None:
-    assert not needs_node_records(JOB)
-    assert not needs_node_records({"SLURM_MEM_PER_CPU": "100"})
+    assert not needs_records(JOB)
+    assert not needs_records({"SLURM_MEM_PER_CPU": "100"})
 
 
 def test_end_and_kill_wait() -> None:
