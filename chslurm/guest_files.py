@@ -54,21 +54,28 @@ def make_guest_files(
     plan: Plan, guest: Guest, keys: ClusterKeys, identity: HostIdentity, *, mtu: int, environment: Mapping[str, str]
 ) -> tuple[GuestFile, ...]:
     """Return the files of one guest. `environment` is the host's own: proxies with a password are only there."""
+    own = _describe_guest(plan, guest, mtu)
+    shown = _describe_surroundings(plan, guest) | plan.environment | find_secret_proxies(environment)
+    return (
+        GuestFile("identity.sh", 0o644, "".join(f"{name}={quote_shell(value)}\n" for name, value in own.items())),
+        GuestFile("environment.sh", 0o644, render_exports(shown)),
+        GuestFile("groups", 0o644, "".join(f"{group.gid}:{group.name}\n" for group in plan.user.groups)),
+        GuestFile("shares", 0o644, "".join(f"{share.tag} rw\n" for share in plan.shares)),
+        GuestFile("jobargs", 0o644, shlex.join(plan.job.arguments) + "\n" if plan.job.arguments else ""),
+        GuestFile("authorized_keys", 0o644, keys.public),
+        GuestFile("known_hosts", 0o644, keys.known_hosts),
+        GuestFile("id_ed25519", 0o600, keys.private),
+        GuestFile("id_ed25519.pub", 0o644, keys.public),
+        GuestFile("ssh_host_ed25519_key", 0o600, identity.private),
+        GuestFile("ssh_host_ed25519_key.pub", 0o644, identity.public),
+        GuestFile("ssh_host_ed25519_key-cert.pub", 0o644, identity.certificate),
+    )
+
+
+def _describe_guest(plan: Plan, guest: Guest, mtu: int) -> dict[str, str]:
+    """What the boot scripts are told."""
     address = make_guest_address(guest.host, guest.slot)
-    shown = {
-        "CH_META": "/ch/meta",
-        "CH_TMP": "/ch/tmp",
-        "CH_OPT": "/ch/opt",
-        "CH_GUEST_ID": str(guest.id),
-        "CH_GUEST_CT": str(len(plan.guests)),
-        "CH_GUEST_MAC": address.mac,
-        "CH_GUEST_IP": str(address.ip),
-        "CH_GATEWAY_IP": str(address.gateway),
-        **{f"CH_{share.tag.upper()}": f"/ch/{share.tag}" for share in plan.shares},
-        **plan.environment,
-        **find_secret_proxies(environment),
-    }
-    own = {
+    return {
         "CH_GUEST_ID": str(guest.id),
         "CH_GUEST_CT": str(len(plan.guests)),
         "CH_GUEST_NAME": make_guest_name(guest.id),
@@ -84,17 +91,19 @@ def make_guest_files(
         "CH_HAVE_JOB": str(int(plan.job.script is not None)),
         "CH_SYNC": str(int(plan.sync)),
     }
-    return (
-        GuestFile("identity.sh", 0o644, "".join(f"{name}={quote_shell(value)}\n" for name, value in own.items())),
-        GuestFile("environment.sh", 0o644, render_exports(shown)),
-        GuestFile("groups", 0o644, "".join(f"{group.gid}:{group.name}\n" for group in plan.user.groups)),
-        GuestFile("shares", 0o644, "".join(f"{share.tag} rw\n" for share in plan.shares)),
-        GuestFile("jobargs", 0o644, shlex.join(plan.job.arguments) + "\n" if plan.job.arguments else ""),
-        GuestFile("authorized_keys", 0o644, keys.public),
-        GuestFile("known_hosts", 0o644, keys.known_hosts),
-        GuestFile("id_ed25519", 0o600, keys.private),
-        GuestFile("id_ed25519.pub", 0o644, keys.public),
-        GuestFile("ssh_host_ed25519_key", 0o600, identity.private),
-        GuestFile("ssh_host_ed25519_key.pub", 0o644, identity.public),
-        GuestFile("ssh_host_ed25519_key-cert.pub", 0o644, identity.certificate),
-    )
+
+
+def _describe_surroundings(plan: Plan, guest: Guest) -> dict[str, str]:
+    """What jobs and users see: the documented variables."""
+    address = make_guest_address(guest.host, guest.slot)
+    return {
+        "CH_META": "/ch/meta",
+        "CH_TMP": "/ch/tmp",
+        "CH_OPT": "/ch/opt",
+        "CH_GUEST_ID": str(guest.id),
+        "CH_GUEST_CT": str(len(plan.guests)),
+        "CH_GUEST_MAC": address.mac,
+        "CH_GUEST_IP": str(address.ip),
+        "CH_GATEWAY_IP": str(address.gateway),
+        **{f"CH_{share.tag.upper()}": f"/ch/{share.tag}" for share in plan.shares},
+    }

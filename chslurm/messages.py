@@ -43,6 +43,20 @@ class EventKind(StrEnum):
     STEP_ENDED = "step_ended"  # made by the head itself: srun (or the child) has ended; status
 
 
+GUEST_EVENTS = frozenset(
+    {
+        EventKind.GUEST_STARTED,
+        EventKind.GUEST_STAGE,
+        EventKind.GUEST_READY,
+        EventKind.GUEST_GONE,
+        EventKind.BARRIER,
+        EventKind.JOB_STARTED,
+        EventKind.JOB_ENDED,
+    }
+)
+"""Events about one guest; all others are about a host."""
+
+
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing that happened on a host. `host` is Host.number, `guest` Guest.id or -1."""
 

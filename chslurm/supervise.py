@@ -10,23 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from chslurm.messages import Event, EventKind, Order, OrderKind
+from chslurm.messages import GUEST_EVENTS, Event, EventKind, Order, OrderKind
 from chslurm.phases import Cause, GuestPhase, GuestState, Phase
 from chslurm.plan import Plan
 from chslurm.rendezvous import Rendezvous
-
-GUEST_EVENTS = frozenset(
-    {
-        EventKind.GUEST_STARTED,
-        EventKind.GUEST_STAGE,
-        EventKind.GUEST_READY,
-        EventKind.GUEST_GONE,
-        EventKind.BARRIER,
-        EventKind.JOB_STARTED,
-        EventKind.JOB_ENDED,
-    }
-)
-"""Events about one guest; all others are about a host."""
 
 SAME_BLOW_S = 5.0
 """SLURM's TERM reaches the head, the hosts' tasks and (with some process trackers) every QEMU; who tells first is luck.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,10 +22,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
+import chslurm
 from chslurm.addresses import GuestAddress, make_guest_address
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+PACKAGE = Path(chslurm.__file__).parent.parent  # the folder to import chslurm from
 USER = 65534
 OTHER_USER = 65533
 TIED = ("setpriv", "--pdeathsig", "KILL")
@@ -133,10 +135,19 @@ class Node:
         self.on = on
         self.guests = [lab.keep(Guest(make_guest_address(host, slot))) for slot in range(1, slots + 1)]
         self.log_dir = Path(lab.stack.enter_context(tempfile.TemporaryDirectory(prefix="chslurm-test-")))
+        self.tools = lab.tools
         os.chown(self.log_dir, user, user)
         taps = [guest.tap for guest in self.guests]
         who = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups"]
-        driver = [sys.executable, str(HERE / "driver.py"), str(host), str(slots), mode, str(host_ct), str(self.log_dir)]
+        driver = [
+            sys.executable,
+            str(self.tools / "driver.py"),
+            str(host),
+            str(slots),
+            mode,
+            str(host_ct),
+            str(self.log_dir),
+        ]
         # setpriv --pdeathsig comes last, as a change of user clears it
         argv = ["nsenter", "--target", str(on.pid), "--net", "--mount", *who, *TIED, *driver, *map(str, taps)]
         self.process = subprocess.Popen(
@@ -145,7 +156,7 @@ class Node:
             stdout=subprocess.PIPE,
             text=True,
             pass_fds=taps,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"},
         )
         self.holder = 0
 
@@ -173,7 +184,7 @@ class Node:
 
     def tool_asks(self, kind: str, address: str, port: int, user: int = USER) -> str:
         """What a tool of the user, in the fabric's namespace as `nsenter` puts it there, gets for an answer."""
-        asking = (sys.executable, str(HERE / "sockets.py"), "ask", kind, address, str(port))
+        asking = (sys.executable, str(self.tools / "sockets.py"), "ask", kind, address, str(port))
         argv = self.tool_argv(*asking, user=user)
         return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
 
@@ -208,11 +219,20 @@ class Lab:
 
     def __init__(self) -> None:
         self.stack = ExitStack()
+        self.tools = self.copy_tools()
         self.outside = self.keep(Namespace())
         self.outside.sh(
             "ip link add sys0 type bridge; ip addr add 10.99.0.254/24 dev sys0; ip link set sys0 up;"
             " ip addr add 198.51.100.1/32 dev lo; ip addr add 172.22.1.2/32 dev lo; sysctl -qw net.ipv4.ip_forward=1"
         )
+
+    def copy_tools(self) -> Path:
+        """Copy the scripts that users run: where the tests lie an ordinary user may not be able to read them."""
+        tools = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="chslurm-test-")))
+        tools.chmod(0o755)
+        for name in ("driver.py", "sockets.py"):
+            shutil.copy(HERE / name, tools)
+        return tools
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lab import OTHER_USER, ROOT, USER, Guest, Lab, join
+from lab import OTHER_USER, PACKAGE, USER, Guest, Lab, join
 
 from chslurm.host.pasta import sends_from_one_socket
 
@@ -157,7 +157,17 @@ def test_a_local_user_cannot_take_the_port_of_the_tunnel(lab: Lab) -> None:
 def test_a_port_that_a_stranger_shares_is_noticed(lab: Lab) -> None:
     lab.outside.serve("stranger", "udp", 7000)
     look = "import sys; from chslurm.host.tunnelport import check_owner; check_owner(int(sys.argv[1]))"
-    user = ("setpriv", "--reuid", str(USER), "--clear-groups", "env", f"PYTHONPATH={ROOT}", sys.executable, "-c", look)
+    user = (
+        "setpriv",
+        "--reuid",
+        str(USER),
+        "--clear-groups",
+        "env",
+        f"PYTHONPATH={PACKAGE}",
+        sys.executable,
+        "-c",
+        look,
+    )
     assert "the user with uid 0 has bound UDP port 7000" in lab.outside.run(*user, "7000").stderr
     assert lab.outside.run(*user, "7001").returncode == 0
 

@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from lab import ROOT, USER, Lab, Node, is_alive, is_gone, join, kill
+from lab import PACKAGE, USER, Lab, Node, is_alive, is_gone, join, kill
 
 
 @pytest.fixture(params=["cluster", "workstation", "workstation with slirp4netns"])
@@ -96,7 +96,7 @@ def test_no_tun_device_is_told_plainly(lab: Lab) -> None:
 def test_a_user_namespace_without_rights_is_told_plainly(lab: Lab) -> None:
     """With Ubuntu's AppArmor anybody makes one, but may not write its maps. Here the kernel refuses a foreign id."""
     do = "from chslurm.host import namespaces as n; n._libc.unshare(0x10000000); n._map_ids(1, 1)"
-    user = ("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", "env", f"PYTHONPATH={ROOT}")
+    user = ("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", "env", f"PYTHONPATH={PACKAGE}")
     told = lab.outside.run(*user, sys.executable, "-c", do).stderr
     assert "can't use a user namespace: /proc/self/uid_map: Operation not permitted" in told
     assert "Ubuntu 24.04" in told
