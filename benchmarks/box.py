@@ -35,19 +35,27 @@ class Box:
     repeat: int
     patience_s: float  # how long to wait for a quiet machine before each run; 0: not at all
 
-    def make_argv(self, *command: str, node: str = "login") -> list[str]:
-        """Return the command line that runs `command` as the user in `folder` on `node`."""
-        return [str(PROGRAM), "on", node, "--", "env", "-C", str(self.folder), *command]
+    @contextmanager
+    def start(self, *command: str, node: str = "login") -> Iterator[subprocess.Popen[str]]:
+        """Run `command` as the user in `folder` on `node`; asked to end when we give up, waited for in any case."""
+        argv = [str(PROGRAM), "on", node, "--", "env", "-C", str(self.folder), *command]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            try:
+                yield process
+            except BaseException:
+                process.terminate()  # salloc gives its nodes back
+                raise
 
     def run(self, *command: str, node: str = "login", timeout_s: float = 300) -> str:
         """Run a command to its end and return what it printed. Raises SystemExit with its words when it fails."""
-        argv = self.make_argv(*command, node=node)
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-        if done.returncode:
-            raise SystemExit(f"{shlex.join(command)} ended with {done.returncode}: {done.stdout}{done.stderr}")
-        return done.stdout
+        with self.start(*command, node=node) as process:
+            output, _ = process.communicate(timeout=timeout_s)
+        if process.returncode:
+            raise SystemExit(f"{shlex.join(command)} ended with {process.returncode}: {output}")
+        return output
 
     def run_inside(self, script: str, *arguments: str, node: str = "login", timeout_s: float = 300) -> Any:
         """Run one of our scripts with the package's own python as the user, and return the JSON that it printed."""

@@ -40,15 +40,14 @@ def run_cluster(
     """
     folder = box.folder / JOB_DIR
     command = f"date +%s.%N >begin; {environment} exec chrun --job job.sh --jobdir {JOB_DIR} {' '.join(words)}"
-    argv = box.make_argv("salloc", "-Q", f"-N{nodes}", f"-n{nodes}", "sh", "-c", command)
     seen: list[Event] = []
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with box.start("salloc", "-Q", f"-N{nodes}", f"-n{nodes}", "sh", "-c", command) as process:
         for event in _follow(folder / "run" / "events.jsonl", process):
             seen.append(event)
             on_event(event)
-        output = process.communicate()[0]
+        output, _ = process.communicate()
     if process.returncode:
-        raise SystemExit(f"the cluster failed: {output.decode()}")
+        raise SystemExit(f"the cluster failed: {output}")
     staged_unix_s = (folder / "run" / "plan.json").stat().st_mtime
     return _find_stages(seen, staged_unix_s, begin_unix_s=float((box.folder / "begin").read_text()))
 
@@ -64,7 +63,7 @@ def _find_stages(events: list[Event], staged_unix_s: float, begin_unix_s: float)
     return {stage: round(unix_s - begin_unix_s, 3) for stage, unix_s in stages.items()}
 
 
-def _follow(path: Path, process: subprocess.Popen[bytes]) -> Iterator[Event]:
+def _follow(path: Path, process: subprocess.Popen[str]) -> Iterator[Event]:
     """Yield each event in the file, which may not be there yet, until the process has ended."""
     rest, offset = b"", 0
     while True:

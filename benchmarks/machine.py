@@ -28,7 +28,7 @@ def describe_machine(repo: Path) -> dict[str, str]:
         "memory": f"{memory_gib:.0f} GiB",
         "kernel": os.uname().release,
         "qemu": _first_line("qemu-system-x86_64", "--version"),
-        "slurm": _first_line("srun", "--version"),
+        "slurm": _first_line("slurmctld", "-V"),
         "chslurm": _first_line("git", "-C", str(repo), "describe", "--always", "--dirty"),
     }
 
