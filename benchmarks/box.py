@@ -40,9 +40,7 @@ class Box:
         """Run `command` as the user in `folder` on `node`; asked to end when we give up, waited for in any case."""
         argv = [str(PROGRAM), "on", node, "--", "env", "-C", str(self.folder), *command]
         pipe = subprocess.PIPE
-        with subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=subprocess.STDOUT, text=True
-        ) as process:
+        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as process:
             try:
                 yield process
             except BaseException:
@@ -52,9 +50,9 @@ class Box:
     def run(self, *command: str, node: str = "login", timeout_s: float = 300) -> str:
         """Run a command to its end and return what it printed. Raises SystemExit with its words when it fails."""
         with self.start(*command, node=node) as process:
-            output, _ = process.communicate(timeout=timeout_s)
+            output, errors = process.communicate(timeout=timeout_s)
         if process.returncode:
-            raise SystemExit(f"{shlex.join(command)} ended with {process.returncode}: {output}")
+            raise SystemExit(f"{shlex.join(command)} ended with {process.returncode}: {output}{errors}")
         return output
 
     def run_inside(self, script: str, *arguments: str, node: str = "login", timeout_s: float = 300) -> Any:

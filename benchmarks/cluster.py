@@ -45,9 +45,9 @@ def run_cluster(
         for event in _follow(folder / "run" / "events.jsonl", process):
             seen.append(event)
             on_event(event)
-        output, _ = process.communicate()
+        output, errors = process.communicate()
     if process.returncode:
-        raise SystemExit(f"the cluster failed: {output}")
+        raise SystemExit(f"the cluster failed: {output}{errors}")
     staged_unix_s = (folder / "run" / "plan.json").stat().st_mtime
     return _find_stages(seen, staged_unix_s, begin_unix_s=float((box.folder / "begin").read_text()))
 

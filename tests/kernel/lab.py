@@ -74,8 +74,9 @@ class Namespace:
         return server.stdout.readline() == "up\n"
 
     def asks(self, kind: str, address: object, port: int = 7000) -> str:
-        """What comes back from a server there: its name, or ''."""
-        return self.asks_all([(kind, address, port)])[0]
+        """What comes back from a server there: its name, or ''. Asked again: a busy machine may answer late."""
+        answers = (self.asks_all([(kind, address, port)])[0] for _ in range(3))
+        return next(filter(None, answers), "")
 
     def asks_all(self, questions: Sequence[tuple[str, object, int]]) -> list[str]:
         """The same for many servers at once."""
@@ -84,7 +85,7 @@ class Namespace:
 
     def pings(self, address: object, size_bytes: int = 84, wait_s: int = 1) -> bool:
         """Whether an echo request of this IP packet size, not to be fragmented, is answered."""
-        argv = ("ping", "-4", "-n", "-c1", f"-W{wait_s}", "-Mdo", f"-s{size_bytes - 28}", str(address))
+        argv = ("ping", "-4", "-n", "-c3", "-i0.2", f"-W{wait_s}", "-Mdo", f"-s{size_bytes - 28}", str(address))
         return self.run(*argv).returncode == 0
 
     def set_resolver(self, *addresses: str) -> None:
