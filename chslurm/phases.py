@@ -42,6 +42,11 @@ class Cause(StrEnum):
     CANCELLED = "cancelled"
 
 
+SAME_BLOW_S = 5.0
+"""SLURM's TERM reaches the head, the hosts' tasks and (with some process trackers) every QEMU; who tells first is luck.
+A guest or node that is lost, and a cancellation within this time, are one and the same."""
+
+
 @dataclass(slots=True)
 class GuestState:
     """What is known of one guest."""

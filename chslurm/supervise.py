@@ -11,13 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from chslurm.messages import GUEST_EVENTS, Event, EventKind, Order, OrderKind
-from chslurm.phases import Cause, GuestPhase, GuestState, Phase
+from chslurm.phases import SAME_BLOW_S, Cause, GuestPhase, GuestState, Phase
 from chslurm.plan import Plan
 from chslurm.rendezvous import Rendezvous
-
-SAME_BLOW_S = 5.0
-"""SLURM's TERM reaches the head, the hosts' tasks and (with some process trackers) every QEMU; who tells first is luck.
-A guest or node that is lost, and a cancellation within this time, are one and the same."""
 
 
 @dataclass(slots=True)
