@@ -43,7 +43,7 @@ class Bare:
     argv: list[str]
     fds: tuple[int, ...]
     control: socket.socket
-    monitor: socket.socket  # nobody speaks there, but it has to be open
+    others: tuple[socket.socket, ...]  # monitor and console: nobody is there, but they have to be open
     identity: bytes
     heard: bytes = b""
     process: subprocess.Popen[bytes] | None = None
@@ -65,15 +65,21 @@ def make_bare(plan: Plan, guest: Guest, offer: Offer) -> Bare:
     disks = make_guest_disks(plan, guest)
     control, qemus_control = socket.socketpair()
     monitor, qemus_monitor = socket.socketpair()
+    console, qemus_console = socket.socketpair()
     machine = make_machine(plan, guest, offer, disks.root, disks.temporary, tap_fd=-1)
-    machine = replace(machine, qmp_fd=qemus_monitor.detach(), control_fd=qemus_control.detach())
+    machine = replace(
+        machine,
+        qmp_fd=qemus_monitor.detach(),
+        control_fd=qemus_control.detach(),
+        console_fd=qemus_console.detach(),
+    )
     argv = [re.sub(r"^tap,id=net,.*", "user,id=net,restrict=on", word) for word in make_qemu_argv(machine)]
     keys = make_cluster_keys(plan.cluster_id)  # those of the cluster are gone with it
     files = make_guest_files(plan, guest, keys, make_host_identity(keys, guest), mtu=MTU, environment=os.environ)
     orders = [GuestOrder(op="put", name=file.name, mode=f"{file.mode:04o}", text=file.text) for file in files]
     orders += [GuestOrder(op="clock", unix_s=round(time.time(), 3)), GuestOrder(op="boot")]
     fds = tuple(fd for fd in machine.fds if fd >= 0)
-    return Bare(argv, fds, control, monitor, b"".join(map(encode, orders)))
+    return Bare(argv, fds, control, (monitor, console), b"".join(map(encode, orders)))
 
 
 def hear(guest: Bare) -> None:

@@ -6,6 +6,7 @@ a guest (`guest/image/root/usr/lib/chslurm/boot-bundle`), so that one of them is
 
     block 0, block 1     header of slot 0 and of slot 1, 4 KiB each, the rest of a header is zero:
                          "CHSLURM-BOOT 1 GENERATION LENGTH SHA256 KERNEL-VERSION\\n"
+    64 KiB               history of the image, up to 1 MiB: see `history`
     1 MiB, 128 MiB       payload of slot 0 and of slot 1: tar of vmlinux, initrd, cmdline; at most 127 MiB
 
 What is read here was written by a guest, so nothing in it is believed before it is checked. Pure: bytes in, values out.
@@ -14,11 +15,10 @@ What is read here was written by a guest, so nothing in it is believed before it
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 
 from chslurm.errors import ChslurmError
+from chslurm.partitions import parse_partitions
 
 _MIB = 1024 * 1024
 _SECTOR = 512
@@ -26,7 +26,6 @@ _HEADER_BYTES = 4096
 _BOOT_AT = 1 * _MIB
 _PAYLOAD_AT = (_BOOT_AT + 1 * _MIB, _BOOT_AT + 128 * _MIB)
 _PAYLOAD_MAX = 127 * _MIB
-_ENTRIES_MAX_BYTES = 1024 * 128
 _COMMAND_LINE_MAX = 1024
 
 HEAD_BYTES = _BOOT_AT + len(_PAYLOAD_AT) * _HEADER_BYTES
@@ -63,11 +62,19 @@ def parse_slots(head: bytes) -> tuple[Slot, ...]:
 
     `head` is the start of the disk, HEAD_BYTES of it. None at all: the disk has no boot bundle.
     """
-    if not _has_boot_partition(head):
-        return ()
-    headers = (head[_BOOT_AT + i * _HEADER_BYTES :][:_HEADER_BYTES] for i in range(len(_PAYLOAD_AT)))
-    slots = (_parse_header(header, offset) for header, offset in zip(headers, _PAYLOAD_AT, strict=True))
+    slots = (_parse_header(header, offset) for header, offset in zip(_headers(head), _PAYLOAD_AT, strict=False))
     return tuple(sorted((slot for slot in slots if slot), key=lambda slot: -slot.generation))
+
+
+def has_boot_bundle(head: bytes) -> bool:
+    """Say whether the partition `boot` of the disk that begins with `head` is a boot bundle's, and nobody else's.
+
+    A name and a place prove nothing: many a system has its file system for /boot there. Nor does a header that some
+    such file system has left in the second block; the first none leaves alone.
+    """
+    headers = _headers(head)
+    foreign = bool(headers) and headers[0].strip(b"\0") and not _parse_header(headers[0], 0)
+    return bool(parse_slots(head)) and not foreign
 
 
 def parse_payload(payload: bytes | memoryview) -> Payload:
@@ -88,26 +95,16 @@ def parse_payload(payload: bytes | memoryview) -> Payload:
     return Payload(parts["vmlinux"], parts["initrd"], _parse_command_line(bytes(payload[parts["cmdline"]])))
 
 
-def _has_boot_partition(head: bytes) -> bool:
-    """Whether the GPT is sound and names a partition `boot` at 1 MiB (UEFI specification, 5.3)."""
-    table = head[_SECTOR : 2 * _SECTOR]
-    if len(head) < HEAD_BYTES or table[:8] != b"EFI PART":
-        return False
-    size, crc = struct.unpack_from("<II", table, 12)
-    if not 92 <= size <= _SECTOR or zlib.crc32(table[:16] + bytes(4) + table[20:size]) != crc:
-        return False
-    entries_at, count, entry_size = struct.unpack_from("<QII", table, 72)
-    if entries_at > _BOOT_AT // _SECTOR or entry_size < 128 or count * entry_size > _ENTRIES_MAX_BYTES:
-        return False
-    entries = (head[entries_at * _SECTOR + i * entry_size :][:128] for i in range(count))
-    return any(_is_boot(entry) for entry in entries if len(entry) == 128)
-
-
-def _is_boot(entry: bytes) -> bool:
-    first, last = struct.unpack_from("<QQ", entry, 32)
-    name = entry[56:128].decode("utf-16-le", "replace").rstrip("\0")
-    room = (last + 1 - first) * _SECTOR
-    return name == "boot" and first * _SECTOR == _BOOT_AT and room >= _PAYLOAD_AT[-1] - _BOOT_AT + _PAYLOAD_MAX
+def _headers(head: bytes) -> list[bytes]:
+    """Return both blocks for headers; none when the disk has no partition `boot` where it has to be."""
+    room = _PAYLOAD_AT[-1] - _BOOT_AT + _PAYLOAD_MAX
+    there = len(head) >= HEAD_BYTES and any(
+        part.name == "boot" and part.first_byte == _BOOT_AT and part.size_bytes >= room
+        for part in parse_partitions(head)
+    )
+    if not there:
+        return []
+    return [head[_BOOT_AT + i * _HEADER_BYTES :][:_HEADER_BYTES] for i in range(len(_PAYLOAD_AT))]
 
 
 def _parse_header(header: bytes, offset_bytes: int) -> Slot | None:

@@ -7,25 +7,29 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import msgspec
 
+from chslurm.host.clusters import register_cluster
 from chslurm.host.files import open_append, write_file
 from chslurm.host.place import prepare_plan
+from chslurm.host.rescue import hold_layers
 from chslurm.host.staging import renew_job_dir, start_job_dir
 from chslurm.host.step import Happening, Step, make_step_argv, start_step
+from chslurm.host.viewers import Viewers, check_console, make_viewers
 from chslurm.jobdir import JobDir
 from chslurm.messages import EventKind, Order, OrderKind
 from chslurm.network import Peer
-from chslurm.phases import Cause, GuestPhase
+from chslurm.phases import Cause, GuestPhase, judge_signal
 from chslurm.plan import Mode, Plan, plan_digest
 from chslurm.planner import render_plan
 from chslurm.report import Summary, make_summary, render_summary, summary_to_json
 from chslurm.request import Request
 from chslurm.supervise import Supervisor
+from chslurm.survey import render_phase_entry
 
 _GAP_S = 5.0
 """A turn that took longer than this was no turn: this process was suspended, or waited for a disk."""
@@ -46,26 +50,51 @@ class Progress(Protocol):
     def update(self, states: Mapping[str, int], ready: int, total: int) -> None:
         """Say how many guests are in each state."""
 
+    def pause(self, paused: bool) -> None:
+        """Leave the screen to somebody else, or take it again."""
+
 
 def run_cluster(request: Request, progress: Progress, environment: Mapping[str, str] = os.environ) -> int:
     """Run one cluster from its plan to its end and return the exit status (C8); `environment` tells of the SLURM job.
 
     Raises UsageError before anything was started, ChslurmError when the head itself can't go on.
     """
+    check_console(request.console)
     plan = prepare_plan(request, environment)
-    with start_job_dir(plan, reuse=request.job_dir is not None) as plan:
-        job_dir = JobDir(Path(plan.job_dir))
-        progress.note(render_plan(plan))
-        argv = make_step_argv(plan, plan_digest(Path(job_dir.plan).read_bytes()), environment)
-        names = [host.name for host in plan.hosts]
-        with _signals() as signals:
+    with closing(make_viewers(request.console, progress.note)) as viewers:
+        with ExitStack() as stack:
+            plan = stack.enter_context(start_job_dir(plan, reuse=request.job_dir is not None))
+            held = stack.enter_context(_held(plan))
+            signals = stack.enter_context(_signals())
+            job_dir = JobDir(Path(plan.job_dir))
+            progress.note(render_plan(plan))
+            argv = make_step_argv(plan, plan_digest(Path(job_dir.plan).read_bytes()), environment)
+            names = [host.name for host in plan.hosts]
+            stack.enter_context(register_cluster(plan, progress.note))
+            stops: list[signal.Signals] = []
+            signals.append(stops.append)
             with start_step(argv, names, job_dir.step_log, plan.deadlines.beat_s) as step:
                 signals.append(step.put)
-                summary = Head(plan, step, progress).supervise()
+                summary = Head(plan, step, progress, viewers).supervise()
             _collect(plan, job_dir, summary, progress)
-    for line in render_summary(summary):
-        progress.note(line)
+            if plan.commit_guest is not None:
+                from chslurm.imagecommit import commit_in_the_end
+
+                summary = commit_in_the_end(plan, summary, progress.note, held=held, stops=stops)
+                _collect(plan, job_dir, summary, progress)
+        for line in render_summary(summary):
+            progress.note(line)
+        progress.pause(True)
+        try:
+            viewers.finish()
+        except KeyboardInterrupt:
+            progress.note("")  # what comes next on the terminal begins a line
     return summary.exit_status
+
+
+def _held(plan: Plan) -> AbstractContextManager[list[int]]:
+    """Keep the image alive, when a guest is to be committed to it, whoever replaces it."""
+    return nullcontext([]) if plan.commit_guest is None else hold_layers(plan.image)
 
 
 def _collect(plan: Plan, job_dir: JobDir, summary: Summary, progress: Progress) -> None:
@@ -81,13 +110,15 @@ def _collect(plan: Plan, job_dir: JobDir, summary: Summary, progress: Progress) 
 class Head:
     """The loop between the step and the judgement."""
 
-    def __init__(self, plan: Plan, step: Step, progress: Progress) -> None:
+    def __init__(self, plan: Plan, step: Step, progress: Progress, viewers: Viewers) -> None:
         self.plan = plan
         self.step = step
         self.progress = progress
+        self.viewers = viewers
         self.job_dir = JobDir(Path(plan.job_dir))
         self.supervisor = Supervisor(plan, time.monotonic())
         self._noted = 0
+        self._journaled: tuple[object, ...] = ()
 
     def supervise(self) -> Summary:
         """Take in what happens until the cluster is over."""
@@ -105,8 +136,11 @@ class Head:
                 if turn_s >= next_renewal_s:
                     next_renewal_s = turn_s + self.plan.deadlines.beat_s
                     renew_job_dir(self.plan)
+                self._journal_phase(journal)
                 self._show()
         self._linger()
+        self.viewers.give_back()
+        self._show()
         return make_summary(self.plan, self.supervisor, time.monotonic())
 
     def _take_in(self, happening: Happening, journal: BinaryIO, now_s: float) -> list[Order]:
@@ -115,15 +149,25 @@ class Head:
         line = msgspec.json.encode({"unix_s": round(time.time(), 3), **msgspec.to_builtins(happening)})
         with suppress(OSError):  # a full disk is no reason to stop supervising
             journal.write(line + b"\n")
+        if happening.kind is EventKind.GUEST_STARTED:
+            self.viewers.show(self.plan.job_dir, happening.guest)
         return self.supervisor.on_event(happening, now_s)
 
+    def _journal_phase(self, journal: BinaryIO) -> None:
+        """Write down what no event tells: that clocks and signals have brought the cluster into another phase."""
+        state = (self.supervisor.phase, self.supervisor.cause, self.supervisor.text)
+        if state != self._journaled:
+            self._journaled = state
+            with suppress(OSError):
+                journal.write(render_phase_entry(self.supervisor, time.time()))
+
     def _read_signal(self, number: signal.Signals) -> tuple[Cause, str]:
-        if number is signal.SIGINT:
-            return Cause.INTERRUPTED, "interrupted; once more ends the guests at once"
-        end_s = self.plan.end_time_unix_s
-        if number is signal.SIGTERM and end_s is not None and time.time() >= end_s - 5:
-            return Cause.TIME_LIMIT, "SLURM's time limit has passed"
-        return Cause.CANCELLED, f"cancelled ({number.name})"
+        cause = judge_signal(number, self.plan.end_time_unix_s, time.time())
+        texts = {
+            Cause.INTERRUPTED: "interrupted; once more ends the guests at once",
+            Cause.TIME_LIMIT: "SLURM's time limit has passed",
+        }
+        return cause, texts.get(cause, f"cancelled ({number.name})")
 
     def _obey(self, orders: list[Order]) -> None:
         for order in orders:
@@ -137,6 +181,9 @@ class Head:
         return Order(order.kind, mtu=order.mtu, text=plan_digest(peers))
 
     def _show(self) -> None:
+        self.progress.pause(self.viewers.screen_is_taken)
+        if self.viewers.screen_is_taken:
+            return
         for note in self.supervisor.notes[self._noted :]:
             self.progress.note(note)
         self._noted = len(self.supervisor.notes)

@@ -19,11 +19,20 @@ _JOB_IDENTITY = (
     "SLURM_JOB_PARTITION",
     "SLURM_JOB_QOS",
     "SLURM_JOB_RESERVATION",
+    "SLURM_JOB_COMMENT",
+    "SLURM_JOB_START_TIME",
+    "SLURM_JOB_END_TIME",
+    "SLURM_JOB_UID",
+    "SLURM_RESTART_COUNT",
     "SLURM_ARRAY_JOB_ID",
     "SLURM_ARRAY_TASK_ID",
+    "SLURM_ARRAY_TASK_COUNT",
+    "SLURM_ARRAY_TASK_MIN",
+    "SLURM_ARRAY_TASK_MAX",
+    "SLURM_ARRAY_TASK_STEP",
     "SLURM_CLUSTER_NAME",
 )
-"""Who the job is, not where: given a list of nodes, an MPI in the guest would look for SLURM there."""
+"""Who the job is, not where: given SLURM_JOBID or a list of nodes, an MPI in the guest would look for SLURM there."""
 
 
 def find_job_variables(environment: Mapping[str, str]) -> dict[str, str]:

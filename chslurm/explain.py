@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shlex
 
+from chslurm.flatten import ImageInfo, make_flatten_argv, make_source
 from chslurm.guest import Kernel, Offer, make_machine, make_qemu_argv
 from chslurm.host.disks import locate_guest_disks, render_disk_commands
 from chslurm.host.pasta import make_carrier_argv, make_outside_argv
@@ -23,12 +24,18 @@ from chslurm.network import (
 from chslurm.plan import Mode, Plan
 from chslurm.planner import render_plan
 
+_RELAYED = """
+relayed by the task itself, from guests to this host and never the other way:
+    {gateway} port 53 (UDP, TCP)  to the resolvers of /etc/resolv.conf
+    {gateway} port 22 (TCP)       to 127.0.0.1 port 22; reset where no ssh server is
+"""
+
 
 def render_explanation(plan: Plan) -> str:
     """Return the text of `--explain`. What is found out only later, like a port, stands in capitals or as -1."""
     step = shlex.join(make_step_argv(plan, "DIGEST", os.environ))
     parts = [render_plan(plan), f"the step, one task on each host:\n    {step}\n"]
-    offer = Offer(plan.accelerator, "FIRMWARE", Kernel(-1, -1, "COMMAND-LINE-OF-THE-IMAGE"))
+    offer = Offer(plan.accelerator, "FIRMWARE", Kernel(-1, -1, "COMMAND-LINE-OF-THE-IMAGE"), _display(plan))
     for host in plan.hosts:
         network = make_host_network(host.number, host.guest_ct, plan.mode, len(plan.hosts))
         parts.append(render_network(network, _later_steps(plan, network)))
@@ -38,18 +45,35 @@ def render_explanation(plan: Plan) -> str:
             machine = make_machine(plan, guest, offer, disks.root, disks.temporary, tap_fd=-1)
             parts.append(f"disks of guest {guest.id}:\n{render_disk_commands(plan, guest)}")
             parts.append(f"guest {guest.id} on {host.name}:\n    {shlex.join(make_qemu_argv(machine))}\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, *_commit(plan)])
+
+
+def _commit(plan: Plan) -> list[str]:
+    """The commands that write the guest of --commit into the image, when it has shut itself down."""
+    if plan.commit_guest is None:
+        return []
+    overlay = locate_guest_disks(plan, plan.guests[plan.commit_guest]).root.path
+    source = make_source(overlay, plan.image, locking=True)
+    flatten = make_flatten_argv(source, plan.image, ImageInfo(0), "NEW", compress=False)
+    lines = (flatten, ["mv", "NEW", plan.image.path])
+    return [f"in the end, of guest {plan.commit_guest}:\n" + "".join(f"    {shlex.join(line)}\n" for line in lines)]
+
+
+def _display(plan: Plan) -> str | None:
+    return "SDL-OR-GTK" if plan.vga else None
 
 
 def _joiner(network: HostNetwork) -> list[str]:
     """The program that joins the namespace to the real network, before the steps that need its link up0."""
+    relayed = ""
     if network.mode is Mode.WORKSTATION:
         argv = make_outside_argv("HOLDER", "INTERFACE")
+        relayed = _RELAYED.format(gateway=network.gateway)
     elif network.has_uplink:
         argv = make_carrier_argv("HOLDER", "UPLINK-NAMESPACE", "INTERFACE", "ADDRESS", "PORT")
     else:
         return []
-    return [f"beside the holder of the namespaces, before up0 is used:\n    {shlex.join(argv)}\n"]
+    return [f"beside the holder of the namespaces, before up0 is used:\n    {shlex.join(argv)}\n{relayed}"]
 
 
 def _later_steps(plan: Plan, network: HostNetwork) -> tuple[Step, ...]:

@@ -45,7 +45,7 @@ table inet chslurm {{
 
 
 def make_workstation_filters(host: int) -> str:
-    """Guests reach the outside, the gateway's ping and its name service; nobody outside reaches them."""
+    """Guests reach the outside, and at the gateway ping, names and ssh (see `host.relay`); nobody reaches them."""
     subnet, gateway = make_host_subnet(host), make_gateway(host)
     return f"""\
 table inet chslurm {{
@@ -60,6 +60,7 @@ table inet chslurm {{
         ct state established,related accept
         iifname "br0" ip saddr {subnet} ip daddr {gateway} icmp type echo-request accept
         iifname "br0" ip saddr {subnet} ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept
+        iifname "br0" ip saddr {subnet} ip daddr {gateway} tcp dport 22 accept
         iifname "lo" accept
     }}
     chain postrouting {{

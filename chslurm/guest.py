@@ -22,6 +22,15 @@ JOB_ERRORS_PORT = "chslurm.job.err"
 TRANSLATION_BUFFER_MIB = 64
 """TCG's cache of translated code. QEMU's default, a quarter of the guest's memory, no allocation foresees."""
 
+_WINDOW_ENVIRONMENT = {
+    "DBUS_SESSION_BUS_ADDRESS": "disabled:",
+    "NO_AT_BRIDGE": "1",
+    "GTK_A11Y": "none",
+    "GIO_USE_VFS": "local",
+    "GSETTINGS_BACKEND": "memory",
+}
+"""Keeps the libraries of windows from starting programs, such as a message bus: the kernel kills a QEMU that does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Passthrough:
@@ -69,16 +78,18 @@ class Machine:
     tap_fd: int
     qmp_fd: int
     control_fd: int
+    console_fd: int
     console: PurePath
     job_output: PurePath
     job_errors: PurePath
+    display: str | None = None  # what opens a window with the guest's screen; None: it has no screen
 
     @property
     def fds(self) -> tuple[int, ...]:
         """Descriptors that QEMU inherits."""
         disks = [disk.fd for disk in (self.root, self.temporary) if disk.fd is not None]
         kernel = [self.kernel.kernel_fd, self.kernel.initrd_fd] if self.kernel else []
-        return (self.tap_fd, self.qmp_fd, self.control_fd, *disks, *kernel)
+        return (self.tap_fd, self.qmp_fd, self.control_fd, self.console_fd, *disks, *kernel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +99,11 @@ class Offer:
     accelerator: Accelerator  # decided: KVM or TCG
     firmware: str | None
     kernel: Kernel | None
+    display: str | None = None
 
 
 def make_machine(plan: Plan, guest: Guest, offer: Offer, root: Disk, temporary: Disk, tap_fd: int) -> Machine:
-    """Return the machine of one guest. The sockets of QMP and control port are not open yet: -1."""
+    """Return the machine of one guest. The sockets of QMP, control port and console are not open yet: -1."""
     job_dir = JobDir(PurePath(plan.job_dir))
     return Machine(
         name=f"chgu{guest.id}",
@@ -107,9 +119,11 @@ def make_machine(plan: Plan, guest: Guest, offer: Offer, root: Disk, temporary: 
         tap_fd=tap_fd,
         qmp_fd=-1,
         control_fd=-1,
+        console_fd=-1,
         console=job_dir.console(guest.id),
         job_output=job_dir.job_output(guest.id),
         job_errors=job_dir.job_errors(guest.id),
+        display=offer.display,
     )
 
 
@@ -139,8 +153,9 @@ def make_qemu_argv(machine: Machine, program: str = "qemu-system-x86_64") -> lis
     return [
         program,
         "-name", f"guest={machine.name}",
-        # Nothing that was not asked for: no devices, no configuration files, no display, no monitor on a port.
-        "-nodefaults", "-no-user-config", "-display", "none",
+        # Nothing that was not asked for: no devices, no configuration files, no monitor on a port.
+        "-nodefaults", "-no-user-config",
+        *_screen(machine),
         # A reboot or a panic ends QEMU, so that it is seen.
         "-no-reboot", "-device", "pvpanic-pci",
         # A guest that breaks out finds a process that can neither start programs nor gain rights.
@@ -158,6 +173,11 @@ def make_qemu_argv(machine: Machine, program: str = "qemu-system-x86_64") -> lis
         "-chardev", f"socket,id=qmp,fd={machine.qmp_fd}", "-mon", "chardev=qmp,mode=control",
     ]
     # fmt: on
+
+
+def make_qemu_environment(machine: Machine) -> dict[str, str]:
+    """Return what QEMU needs in its environment, besides ours."""
+    return _WINDOW_ENVIRONMENT if machine.display else {}
 
 
 def escape(value: str | PurePath) -> str:
@@ -180,6 +200,13 @@ def _boot(machine: Machine) -> list[str]:
         return firmware
     kernel, initrd = (f"/proc/self/fd/{fd}" for fd in (machine.kernel.kernel_fd, machine.kernel.initrd_fd))
     return [*firmware, "-kernel", kernel, "-initrd", initrd, "-append", machine.kernel.command_line]
+
+
+def _screen(machine: Machine) -> list[str]:
+    """A screen of 100 by 37 characters. The window stays when somebody closes it: that would end the guest."""
+    if machine.display is None:
+        return ["-display", "none"]
+    return ["-display", f"{machine.display},window-close=off", "-device", "VGA,xres=800,yres=600"]
 
 
 def _disk(name: str, disk: Disk) -> list[str]:
@@ -206,7 +233,8 @@ def _ports(machine: Machine) -> list[str]:
     # fmt: off
     return [
         "-device", "virtio-serial-pci",
-        "-chardev", f"file,id=console,path={escape(machine.console)},append=on",
+        # QEMU itself writes down what the guest prints; whoever looks and types is beyond the socket.
+        "-chardev", f"socket,id=console,fd={machine.console_fd},logfile={escape(machine.console)},logappend=on",
         "-device", "virtconsole,chardev=console",
         "-chardev", f"socket,id=control,fd={machine.control_fd}",
         "-device", f"virtserialport,chardev=control,name={CONTROL_PORT}",

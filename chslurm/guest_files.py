@@ -3,7 +3,7 @@
 
 identity.sh       who it is, as assignments for its boot scripts
 environment.sh    what its users and jobs see, as exports
-groups            the user's groups, `gid:name`, a line each
+groups            the user's groups, `gid:name`, a line each; `gid:` when there are too many for all names
 shares            passthrough directories, `data1 rw`, a line each
 jobargs           the job script's arguments, quoted for a shell, on one line
 authorized_keys, id_ed25519*, known_hosts      the cluster's own key, and whom to trust
@@ -13,13 +13,18 @@ ssh_host_ed25519_key*                          this guest's, signed by the clust
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+import msgspec
 
 from chslurm.addresses import make_guest_address
 from chslurm.environment import find_secret_proxies, quote_shell, render_exports
 from chslurm.meta import make_guest_name
-from chslurm.plan import Guest, Plan
+from chslurm.plan import Group, Guest, Plan
+
+_GROUP_NAMES_BYTES = 32 << 10
+"""Names of groups beyond this are left out: an order to a guest has 64 KiB, and access goes by number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ def make_guest_files(
     return (
         GuestFile("identity.sh", 0o644, "".join(f"{name}={quote_shell(value)}\n" for name, value in own.items())),
         GuestFile("environment.sh", 0o644, render_exports(shown)),
-        GuestFile("groups", 0o644, "".join(f"{group.gid}:{group.name}\n" for group in plan.user.groups)),
+        GuestFile("groups", 0o644, _render_groups(plan.user.groups)),
         GuestFile("shares", 0o644, "".join(f"{share.tag} rw\n" for share in plan.shares)),
         GuestFile("jobargs", 0o644, shlex.join(plan.job.arguments) + "\n" if plan.job.arguments else ""),
         GuestFile("authorized_keys", 0o644, keys.public),
@@ -70,6 +75,14 @@ def make_guest_files(
         GuestFile("ssh_host_ed25519_key.pub", 0o644, identity.public),
         GuestFile("ssh_host_ed25519_key-cert.pub", 0o644, identity.certificate),
     )
+
+
+def _render_groups(groups: Iterable[Group]) -> str:
+    lines, room = [], _GROUP_NAMES_BYTES
+    for group in groups:
+        room -= len(msgspec.json.encode(group.name))
+        lines.append(f"{group.gid}:{group.name if room > 0 else ''}\n")
+    return "".join(lines)
 
 
 def _describe_guest(plan: Plan, guest: Guest, mtu: int) -> dict[str, str]:
@@ -90,6 +103,7 @@ def _describe_guest(plan: Plan, guest: Guest, mtu: int) -> dict[str, str]:
         "CH_DATA_CT": str(len(plan.shares)),
         "CH_HAVE_JOB": str(int(plan.job.script is not None)),
         "CH_SYNC": str(int(plan.sync)),
+        "CH_VGA": str(int(plan.vga)),
     }
 
 

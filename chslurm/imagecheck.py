@@ -62,3 +62,6 @@ class _Quiet:
 
     def update(self, states: Mapping[str, int], ready: int, total: int) -> None:
         """Say nothing."""
+
+    def pause(self, paused: bool) -> None:
+        """Nothing is shown that could be paused."""

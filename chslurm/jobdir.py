@@ -5,6 +5,7 @@ charlie.20260102_030405/      0700
   .chslurm                    marker: the cluster id; only a directory that has it is ever used again
   meta/                       0755, read-only for guests at /ch/meta, no secrets
     sync/                     the one part guests may write
+  ssh_config                  how to reach the guests while they run
   out/                        console, job output, one file for each helper
   run/                        0700: plan, keys, disks; never passed through (but `opt`, read-only)
 """
@@ -40,6 +41,11 @@ class JobDir:
     @property
     def marker(self) -> PurePath:
         return self.root / ".chslurm"
+
+    @property
+    def ssh_config(self) -> PurePath:
+        """For `ssh -F`; gone when the cluster has ended."""
+        return self.root / "ssh_config"
 
     @property
     def meta(self) -> PurePath:
@@ -104,6 +110,13 @@ class JobDir:
 
     def temporary_disk(self, guest: int) -> PurePath:
         return self.run / f"{guest}.tmp.qcow2"
+
+    def saved_image(self, guest: int, image_format: str) -> PurePath:
+        """What a guest changed, whole, when it could not be committed since the image had been replaced.
+
+        It is the user's: no later cluster removes it.
+        """
+        return self.run / f"{guest}.saved.{image_format}"
 
     def console(self, guest: int) -> PurePath:
         return self.out / f"{guest}_console.out"

@@ -6,6 +6,8 @@
     head  -> host    Order        stdin of the step, the same line to every task
     guest -> host    GuestWord    virtio-serial port `chslurm.control`; written by root of a guest, so hostile
     host  -> guest   GuestOrder   the same port
+    user  -> host    AttachRequest  a socket of the host's task that only the user reaches; then, for a console,
+    host  -> user    AttachReply    ConsoleInput lines one way and what the guest prints the other way
 
 Whatever does not decode into these types is refused here and nowhere else.
 """
@@ -18,6 +20,7 @@ import msgspec
 
 EVENT_MAX_BYTES = 900
 GUEST_WORD_MAX_BYTES = 4096
+ATTACH_MAX_BYTES = 65536
 
 
 class EventKind(StrEnum):
@@ -38,6 +41,7 @@ class EventKind(StrEnum):
     NODE_TOLD_TO_END = "node_told_to_end"  # text: the signal that came to this host's task
     NODE_FAILED = "node_failed"  # text
     NODE_DONE = "node_done"  # everything on this host is undone
+    STOP_ASKED = "stop_asked"  # the user wants the cluster to end
     PULSE = "pulse"  # still here
     NODE_LOST = "node_lost"  # made by the head itself when srun reports a task's end or a host falls silent
     STEP_ENDED = "step_ended"  # made by the head itself: srun (or the child) has ended; status
@@ -117,7 +121,7 @@ class GuestWord(msgspec.Struct, frozen=True):
 
 
 class GuestOrder(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line to a guest: `put`, `clock`, `boot`, `release`, `poweroff`."""
+    """One line to a guest: `put`, `clock`, `boot`, `release`, `poweroff`, `resize` (only to agents of protocol 2)."""
 
     op: str
     name: str = ""
@@ -125,6 +129,38 @@ class GuestOrder(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str = ""
     unix_s: float = 0.0
     barrier: str = ""
+    rows: int = 0
+    columns: int = 0
+
+
+class AttachKind(StrEnum):
+    """What a user who comes to a running cluster wants of one host."""
+
+    CONSOLE = "console"  # of a guest: its latest output and all that follows; what he types goes there
+    CONNECT = "connect"  # a TCP connection to a port of a guest
+    STOP = "stop"  # the whole cluster ends in order
+
+
+class AttachRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The first line of a user's connection."""
+
+    kind: AttachKind
+    guest: int = 0
+    port: int = 22
+
+
+class AttachReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The host's answer, a line; what comes after it depends on the request."""
+
+    error: str = ""
+
+
+class ConsoleInput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line from who looks at a console: bytes that were typed (a character each), or the terminal's new size."""
+
+    typed: str = ""
+    rows: int = 0
+    columns: int = 0
 
 
 _encoder = msgspec.json.Encoder()
@@ -133,7 +169,7 @@ _order_decoder = msgspec.json.Decoder(Order)
 _word_decoder = msgspec.json.Decoder(GuestWord)
 
 
-def encode(message: Order | GuestOrder) -> bytes:
+def encode(message: Order | GuestOrder | AttachRequest | AttachReply | ConsoleInput) -> bytes:
     """Return one line."""
     return _encoder.encode(message) + b"\n"
 
@@ -175,6 +211,30 @@ def decode_guest_word(line: bytes) -> GuestWord | None:
     return msgspec.structs.replace(
         word, name=printable(word.name), text=printable(word.text), kernel=printable(word.kernel)
     )
+
+
+def decode_attach_request(line: bytes) -> AttachRequest | None:
+    """Return what a user asks, or None."""
+    try:
+        return msgspec.json.decode(line, type=AttachRequest)
+    except msgspec.MsgspecError:
+        return None
+
+
+def decode_attach_reply(line: bytes) -> AttachReply:
+    """Return the answer of a host; one that is none, or cut off, is an error."""
+    try:
+        return msgspec.json.decode(line, type=AttachReply)
+    except msgspec.MsgspecError:
+        return AttachReply(error="the host went away")
+
+
+def decode_console_input(line: bytes) -> ConsoleInput | None:
+    """Return what was typed, or None."""
+    try:
+        return msgspec.json.decode(line, type=ConsoleInput)
+    except msgspec.MsgspecError:
+        return None
 
 
 def printable(text: str, limit: int = 200) -> str:

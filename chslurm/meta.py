@@ -10,6 +10,7 @@ host-userdata   JSON: username, uid, gid, groups (name: gid)
 proxy.sh        exports of the user's proxy settings
 resolv.conf     the guests' name server, on a workstation
 interactive     exists when the cluster is interactive
+commit          the guest whose changes go into the image in the end; exists when there is one
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ def make_meta_files(plan: Plan) -> dict[str, str]:
         if plan.outside
         else "# names come from /etc/hosts only\n",
     }
-    return files | ({"interactive": ""} if plan.job.interactive else {})
+    if plan.job.interactive:
+        files["interactive"] = ""
+    if plan.commit_guest is not None:
+        files["commit"] = f"{plan.commit_guest}\n"
+    return files
 
 
 def _render_hosts(name: str, address: GuestAddress) -> str:

@@ -18,17 +18,23 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from chslurm.addresses import make_guest_address
 from chslurm.errors import ChslurmError, ExitCode
 from chslurm.guest import Kernel, Offer, make_machine
 from chslurm.guest_files import make_guest_files
 from chslurm.host.accel import choose_accelerator, find_firmware, find_qemu
+from chslurm.host.attachpoint import make_attach_name
+from chslurm.host.attachserver import AttachServer
 from chslurm.host.bundle import read_boot_bundle
+from chslurm.host.console import Console
 from chslurm.host.disks import check_unchanged, discard, make_guest_disks
 from chslurm.host.fabric import Fabric, start_fabric
-from chslurm.host.files import read_plan
 from chslurm.host.keys import make_token, read_cluster_keys
 from chslurm.host.lines import listen, tell
 from chslurm.host.qemu import start_qemu
+from chslurm.host.relay import Stream
+from chslurm.host.screen import find_display
+from chslurm.host.sharedfiles import read_plan
 from chslurm.host.slurm import check_place
 from chslurm.host.steward import Steward
 from chslurm.host.tunnel import Tunnel
@@ -78,7 +84,11 @@ class Node:
         self.keys = read_cluster_keys(self.job_dir.keys(plan.cluster_id))
         self.tunnel = Tunnel(plan, host, fabric, make_token(self.keys, "path probe"))
         self.stewards: list[Steward] = []
+        self._consoles: dict[int, Console] = {}  # by guest number
+        name = make_attach_name(self.keys, host.number)
+        self._attached = AttachServer(name, self._consoles, self._connect, lambda: self._tell(EventKind.STOP_ASKED))
         self._ends: list[asyncio.Task[None]] = []  # of the guests
+        self._troubles: list[ChslurmError] = []  # with disks of guests that were gone
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._heard_s = time.monotonic()
@@ -97,15 +107,17 @@ class Node:
         finally:
             self._each(Steward.kill)  # those that are left when the host has failed
             await asyncio.gather(*self._ends)
-            for steward in self.stewards:
-                await asyncio.to_thread(steward.put_away, cleanup=self.plan.cleanup, hurry=self._hurried)
+            self._attached.close()
         if self._failure.done():
             self._failure.result()
+        if self._troubles:
+            raise self._troubles[0]
 
     async def _start_guests(self) -> None:
         """Start them one by one; looking and writing happens in a thread, so that the head is heard meanwhile."""
         accelerator, reason = choose_accelerator(self.plan.accelerator)
         qemu_program = find_qemu()
+        display = find_display(qemu_program, self.plan.mode, os.environ) if self.plan.vga else None
         image = self.plan.image
         await asyncio.to_thread(check_unchanged, image)
         bundle = await asyncio.to_thread(read_boot_bundle, Path(image.path), image.format)
@@ -114,7 +126,8 @@ class Node:
             boots = f"kernel {bundle.version} from the image" if bundle else "the image's own boot loader"
             self._tell(EventKind.NODE_NOTE, text=f"{accelerator.upper()} ({reason}); {boots}")
             self._warn_of_memory_folders()
-            offer = Offer(accelerator, find_firmware() if kernel else None, kernel)
+            firmware = find_firmware() if kernel and not display else None  # the quick one knows no screens
+            offer = Offer(accelerator, firmware, kernel, display)
             for guest, tap in zip(self.plan.guests_of(self.host), self.fabric.taps, strict=True):
                 disks = await asyncio.to_thread(make_guest_disks, self.plan, guest)
                 if self._ending or self._failure.done():
@@ -124,9 +137,26 @@ class Node:
                 log = self.job_dir.guest_log(guest.id)
                 steward = Steward(guest, start_qemu(machine, log, qemu_program), disks, log, tell)
                 self.stewards.append(steward)
-                self._ends.append(asyncio.create_task(steward.see_out()))
+                self._consoles[guest.id] = steward.qemu.console
+                self._ends.append(asyncio.create_task(self._see_out(steward)))
                 self._tell(EventKind.GUEST_STARTED, guest=guest.id, status=steward.qemu.process.pid)
         self.fabric.close_taps()
+
+    async def _see_out(self, steward: Steward) -> None:
+        """Wait for the end of a guest and put its disks away. Trouble with them is no reason to end the others."""
+        await steward.see_out()
+        self._attached.let_go(steward.guest.id)
+        try:
+            await steward.put_away(cleanup=self.plan.cleanup, hurry=self._hurried)
+        except Exception as error:
+            self._troubles.append(_explained(error))
+
+    async def _connect(self, number: int, port: int) -> Stream:
+        """Connect the user to a port of a guest here."""
+        if number not in self.host.guest_ids or not 1 <= port <= 65535:
+            raise ChslurmError(f"can't connect to port {port} of guest {number}: it is not on {self.host.name}")
+        guest = self.plan.guests[number]
+        return await self.fabric.connect(str(make_guest_address(guest.host, guest.slot).ip), port)
 
     def _warn_of_memory_folders(self) -> None:
         for folder in {self.plan.disks.tmp_dir, self.plan.disks.overlay_dir} - {None}:

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+
+from chslurm.plan import Deadlines
 
 
 class Phase(IntEnum):
@@ -40,6 +43,20 @@ class Cause(StrEnum):
     TIME_LIMIT = "time limit"
     INTERRUPTED = "interrupted"
     CANCELLED = "cancelled"
+    COMMIT = "commit"  # the job went well, but what a guest changed could not be committed
+
+
+_CLOCKS_S = 5
+"""How far the clocks of SLURM's controller and of the head's node may differ."""
+
+
+def judge_signal(number: signal.Signals, end_time_unix_s: float | None, now_unix_s: float) -> Cause:
+    """Return what a signal that asks the head for the end means; `end_time_unix_s` is when the allocation ends."""
+    if number is signal.SIGINT:
+        return Cause.INTERRUPTED
+    if number is signal.SIGTERM and end_time_unix_s is not None and now_unix_s >= end_time_unix_s - _CLOCKS_S:
+        return Cause.TIME_LIMIT
+    return Cause.CANCELLED
 
 
 SAME_BLOW_S = 5.0
@@ -47,12 +64,37 @@ SAME_BLOW_S = 5.0
 A guest or node that is lost, and a cancellation within this time, are one and the same."""
 
 
+LONG_WORK = "-files"
+"""Ends a stage that tells how much is done of work that may take minutes: 20-users.62000-files."""
+
+_MOST_TIMES = 10
+"""So many times the deadline a guest may take that gets on with such work; it is the guest that says so."""
+
+
 @dataclass(slots=True)
 class GuestState:
-    """What is known of one guest."""
+    """What is known of one guest. Times are seconds of the supervisor's clock."""
 
     phase: GuestPhase = GuestPhase.WAITING
     stage: str = ""  # the last thing its boot reported
     status: int | None = None  # of its job
     started_s: float = 0.0
+    got_on_s: float = 0.0  # when it last reported progress of long work
     spoke: bool = False
+    clean: bool = False  # it has shut itself down, asked or not: its file systems are whole
+    end: str = ""  # how it ended, in words
+
+    def reach(self, stage: str, now_s: float) -> None:
+        """Take in what the boot reports."""
+        if stage.endswith(LONG_WORK) and stage != self.stage:
+            self.got_on_s = now_s
+        self.stage, self.spoke = stage, True
+
+    def find_delay(self, now_s: float, limits: Deadlines) -> str:
+        """Say, in words, that a guest that boots is later than it may be; empty when it is not."""
+        age_s = now_s - self.started_s
+        if not self.spoke and age_s > limits.silent_s:
+            return f"silent for {age_s:.0f} s after its start: the kernel hangs, or the image has no boot hook"
+        if now_s - max(self.started_s, self.got_on_s) > limits.ready_s or age_s > _MOST_TIMES * limits.ready_s:
+            return f"not ready after {age_s:.0f} s; last stage: {self.stage or 'none'} (see --boot-timeout)"
+        return ""

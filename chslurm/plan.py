@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 import msgspec
 
 from chslurm.errors import ChslurmError
+from chslurm.units import LATEST_UNIX_S
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 """Raised when a field changes its meaning; a host refuses a plan of another format."""
 
 
@@ -176,6 +178,8 @@ class Plan:
     outside: bool  # guests reach the outside by NAT
     sync: bool  # guests wait for each other at the end of booting, before jobs start
     cleanup: bool  # overlays are deleted at the end, too
+    commit_guest: int | None  # whose changes go into the image in the end
+    vga: bool  # guests have a screen, shown in a window on their host
     environment: dict[str, str]  # what jobs in guests see besides their own CH_ variables
     slurm_job_id: str  # empty in workstation mode
     end_time_unix_s: float | None  # when SLURM ends the allocation
@@ -205,6 +209,12 @@ def plan_from_json(text: bytes) -> Plan:
         raise ChslurmError(f"can't read the plan: {error}") from error
     if plan.format != PLAN_FORMAT:
         raise ChslurmError(f"can't use the plan: format {plan.format}, this chslurm reads {PLAN_FORMAT}")
+    try:
+        created_unix_s = datetime.fromisoformat(plan.created).timestamp()
+    except (ValueError, OverflowError):
+        created_unix_s = -1.0
+    if not (plan.hosts and plan.guests and 0 <= created_unix_s <= LATEST_UNIX_S):
+        raise ChslurmError("can't use the plan: no hosts, no guests, or no time")
     return plan
 
 

@@ -13,6 +13,7 @@ from pathlib import PurePath
 from chslurm.addresses import make_guest_address
 from chslurm.allocation import Allocation
 from chslurm.environment import find_job_variables
+from chslurm.errors import UsageError
 from chslurm.plan import PLAN_FORMAT, Accelerator, Deadlines, Disks, Guest, Host, Image, Job, Mode, Plan, Share, User
 from chslurm.request import Request
 from chslurm.sizes import GuestSize, make_guest_sizes
@@ -60,6 +61,10 @@ def make_plan(request: Request, allocation: Allocation, facts: Facts) -> Plan:
         for slot in range(host.guest_ct)
     )
     job_dir = request.job_dir or request.job_base / f"{request.job_name}.{facts.now:%Y%m%d_%H%M%S}"
+    if request.commit_guest is not None and request.commit_guest >= len(guests):
+        raise UsageError(
+            f"--commit {request.commit_guest}: no such guest", hint=f"guests are numbered 0 to {len(guests) - 1}"
+        )
     workstation = allocation.mode is Mode.WORKSTATION
     script = None if request.job_script is None else str(request.job_script)
     return Plan(
@@ -81,6 +86,8 @@ def make_plan(request: Request, allocation: Allocation, facts: Facts) -> Plan:
         outside=workstation,
         sync=request.sync,
         cleanup=request.cleanup,
+        commit_guest=request.commit_guest,
+        vga=request.vga,
         environment=find_job_variables(facts.environment),
         slurm_job_id=allocation.slurm_job_id,
         end_time_unix_s=allocation.end_time_unix_s,
@@ -167,6 +174,8 @@ def render_plan(plan: Plan) -> str:
         *((f"/ch/{share.tag}", share.path) for share in plan.shares),
         ("disks", f"{plan.disks.reason}; /ch/tmp and swap {render_size(plan.disks.tmp_mib)}"),
         ("network", _render_network(plan)),
+        *([] if plan.commit_guest is None else [("commit", f"guest {plan.commit_guest} to the image, in the end")]),
+        *([("screens", "a window for each guest, on its host")] if plan.vga else []),
         ("accelerator", _ACCELERATORS[plan.accelerator]),
         ("time limit", "none" if plan.time_limit_s is None else render_duration(plan.time_limit_s)),
         ("guest 0", f"chgu0, {make_guest_address(plan.guests[0].host, plan.guests[0].slot).ip}"),
@@ -197,7 +206,9 @@ def _render_names(names: Sequence[str], shown: int = 8) -> str:
 def _render_sizes(plan: Plan) -> str:
     """One size, or each that there is when nodes differ."""
     sizes = dict.fromkeys((guest.cores, guest.ram_mib) for guest in plan.guests)
-    return " or ".join(f"{cores} cores, {render_size(ram_mib)} RAM" for cores, ram_mib in sizes)
+    return " or ".join(
+        f"{cores} {'core' if cores == 1 else 'cores'}, {render_size(ram_mib)} RAM" for cores, ram_mib in sizes
+    )
 
 
 def _render_user(user: User) -> str:
@@ -212,7 +223,7 @@ def _render_job(job: Job) -> str:
 
 def _render_network(plan: Plan) -> str:
     if plan.outside:
-        return "guests reach each other and, by NAT, the outside"
+        return "guests reach each other, by NAT the outside, and of this host only ssh, if it has a server (chguNhost)"
     if len(plan.hosts) == 1:
         return "guests reach nothing but each other"
     return f"guests reach nothing but each other; VXLAN {plan.vni} between hosts is not encrypted or authenticated"

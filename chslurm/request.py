@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import PurePath
 from typing import TypedDict
 
@@ -52,6 +53,10 @@ class RawOptions(TypedDict):
     boot_timeout: str | None
     dry_run: bool
     explain: bool
+    curses: bool
+    xterm: bool
+    vga: bool
+    commit: str | None
 
 
 NOTHING_ASKED: RawOptions = {
@@ -76,8 +81,20 @@ NOTHING_ASKED: RawOptions = {
     "boot_timeout": None,
     "dry_run": False,
     "explain": False,
+    "curses": False,
+    "xterm": False,
+    "vga": False,
+    "commit": None,
 }
 """No option given; the image is still to be named."""
+
+
+class Console(StrEnum):
+    """Where the user sees the consoles of guests while the launcher runs; the console files are written anyway."""
+
+    NONE = "none"
+    CURSES = "curses"  # guest 0's in this terminal
+    XTERM = "xterm"  # each in an xterm of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +122,9 @@ class Request:
     boot_timeout_s: float | None
     dry_run: bool
     explain: bool
+    console: Console
+    vga: bool  # guests have a screen, shown in a window on their host
+    commit_guest: int | None  # whose changes go into the image in the end
 
 
 def make_request(options: RawOptions, cwd: PurePath) -> Request:
@@ -115,7 +135,7 @@ def make_request(options: RawOptions, cwd: PurePath) -> Request:
     cores, boot_timeout = options["cores"], options["boot_timeout"]
     ram, tmp_size = options["ram"], options["tmp_size"]
     guests, time_limit = options["guests"], options["time_limit"]
-    job_script = _path(options["job"], "--job", cwd)
+    job_script, commit = _path(options["job"], "--job", cwd), options["commit"]
     return Request(
         image=_given_path(options["image"], "IMAGE", cwd),
         guest_ct=None if guests is None else parse_count(guests, "-n"),
@@ -138,6 +158,9 @@ def make_request(options: RawOptions, cwd: PurePath) -> Request:
         boot_timeout_s=None if boot_timeout is None else float(parse_count(boot_timeout, "--boot-timeout")),
         dry_run=options["dry_run"],
         explain=options["explain"],
+        console=Console.CURSES if options["curses"] else Console.XTERM if options["xterm"] else Console.NONE,
+        vga=options["vga"],
+        commit_guest=None if commit is None else parse_count(commit, "--commit", least=0),
     )
 
 
@@ -148,6 +171,10 @@ def _check_contradictions(options: RawOptions) -> None:
         raise UsageError("--my-size: no size given", hint="add --cores or --ram")
     if options["dry_run"] and options["explain"]:
         raise UsageError("--dry-run and --explain both print instead of running", hint="give one of them")
+    if options["curses"] and options["xterm"]:
+        raise UsageError("--curses and --xterm both show the console of guest 0", hint="give one of them")
+    if options["commit"] is not None and options["cleanup"]:
+        raise UsageError("--commit keeps what --cleanup deletes", hint="give one of them")
 
 
 def _arguments(words: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from chslurm.messages import GUEST_EVENTS, Event, EventKind, Order, OrderKind
-from chslurm.phases import SAME_BLOW_S, Cause, GuestPhase, GuestState, Phase
+from chslurm.phases import LONG_WORK, SAME_BLOW_S, Cause, GuestPhase, GuestState, Phase
 from chslurm.plan import Plan
 from chslurm.rendezvous import Rendezvous
 
@@ -71,11 +71,13 @@ class Supervisor:
                 self.rendezvous.arrive(event.text, event.guest)
                 return self._open_barriers()
             case EventKind.NODE_NOTE:
-                self._note(event)
+                self._note(event.text, event.host)
             case EventKind.NODE_TOLD_TO_END:
-                return self._end(
-                    Cause.LOST, f"node {self._host_name(event.host)}: {event.text} came to oneguest", now_s
-                )
+                text = f"node {self._host_name(event.host)}: {event.text} came to oneguest"
+                return self._end(Cause.LOST, text, now_s)
+            case EventKind.STOP_ASKED:
+                cause = Cause.SHUTDOWN if self.plan.job.interactive else Cause.CANCELLED
+                return self._end(cause, "stopped by its user", now_s)
             case EventKind.NODE_FAILED:
                 return self._on_node_failure(event, now_s)
             case EventKind.NODE_DONE:
@@ -91,11 +93,11 @@ class Supervisor:
                 return self._on_guest_event(event, now_s)
         return []
 
-    def _note(self, event: Event) -> None:
+    def _note(self, text: str, host: int) -> None:
         """Keep a note of a host. Most hosts say the same: the first speaks for all."""
-        if event.text not in self._said:
-            self._said.add(event.text)
-            self.notes.append(f"{self._host_name(event.host)}: {event.text}")
+        if text not in self._said:
+            self._said.add(text)
+            self.notes.append(f"{self._host_name(host)}: {text}")
 
     def _on_guest_event(self, event: Event, now_s: float) -> list[Order]:
         guest = self.guests[event.guest]
@@ -105,7 +107,9 @@ class Supervisor:
                 guest.started_s = now_s
                 self._booting[event.guest] = None
             case EventKind.GUEST_STAGE:
-                guest.stage, guest.spoke = event.text, True
+                guest.reach(event.text, now_s)
+                if event.text.endswith(LONG_WORK):
+                    self._note("guests give charlie's files to their new owner, which may take minutes", event.host)
             case EventKind.GUEST_READY:
                 self._move(event.guest, GuestPhase.READY)
                 self._booting.pop(event.guest, None)
@@ -119,6 +123,7 @@ class Supervisor:
                 return self._on_job_end(event.guest, now_s)
             case EventKind.GUEST_GONE:
                 self._move(event.guest, GuestPhase.GONE)
+                guest.clean, guest.end = event.status == 0, event.text
                 self._booting.pop(event.guest, None)
                 return self._on_guest_gone(event, now_s) + self._open_barriers()
         return []
@@ -147,6 +152,7 @@ class Supervisor:
         self._heard_s = {host: heard_s + gap_s for host, heard_s in self._heard_s.items()}
         for guest in self._booting:
             self.guests[guest].started_s += gap_s
+            self.guests[guest].got_on_s += gap_s
 
     def on_time(self, now_s: float) -> list[Order]:
         """Look whether a deadline has passed."""
@@ -188,8 +194,7 @@ class Supervisor:
             self.notes.append(self._describe(event))
             return self._on_job_end(event.guest, now_s)
         if event.status == 0 and self.plan.job.interactive:
-            shut_down = event.guest == 0
-            return self._end(Cause.SHUTDOWN, "guest 0 was shut down", now_s) if shut_down else []
+            return self._end(Cause.SHUTDOWN, "guest 0 was shut down", now_s) if event.guest == 0 else []
         return self._end(Cause.LOST, self._describe(event), now_s)
 
     def _on_node_failure(self, event: Event, now_s: float) -> list[Order]:
@@ -197,6 +202,8 @@ class Supervisor:
         text = f"node {self._host_name(event.host)}: {event.text}"
         if self._lost_host == event.host:
             self.cause, self.text = Cause.MACHINERY, text
+        elif self.phase >= Phase.POWERING_DOWN:  # no cause any more, but perhaps of a commit that can't be made
+            self._note(event.text, event.host)
         return self._end(Cause.MACHINERY, text, now_s)
 
     def _on_node_loss(self, event: Event, now_s: float) -> list[Order]:
@@ -234,19 +241,11 @@ class Supervisor:
                 return self._end(Cause.MACHINERY, _late("node", missing, "did not report", limits.node_up_s), now_s)
         elif len(self.joined) < len(self.plan.hosts) and now_s > self.started_s + limits.node_up_s + limits.tunnel_s:
             missing = [host.name for host in self.plan.hosts if host.number not in self.joined]
-            return self._end(
-                Cause.MACHINERY, _late("node", missing, "did not join the network", limits.tunnel_s), now_s
-            )
+            late = _late("node", missing, "did not join the network", limits.tunnel_s)
+            return self._end(Cause.MACHINERY, late, now_s)
         for guest in self._booting:  # in order of their start: the first is the latest
-            state = self.guests[guest]
-            age_s = now_s - state.started_s
-            if not state.spoke and age_s > limits.silent_s:
-                why = f"silent for {age_s:.0f} s after its start: the kernel hangs, or the image has no boot hook"
-            elif age_s > limits.ready_s:
-                why = f"not ready after {age_s:.0f} s; last stage: {state.stage or 'none'} (see --boot-timeout)"
-            else:
-                continue
-            return self._end(Cause.LOST, f"{self._guest_name(guest)}: {why}; see out/{guest}_console.out", now_s)
+            if why := self.guests[guest].find_delay(now_s, limits):
+                return self._end(Cause.LOST, f"{self._guest_name(guest)}: {why}; see out/{guest}_console.out", now_s)
         return []
 
     def _end(self, cause: Cause, text: str, now_s: float) -> list[Order]:

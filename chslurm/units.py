@@ -15,6 +15,9 @@ from chslurm.errors import UsageError
 MAX_SIZE_MIB = 1 << 30
 """1 PiB; more is a slip of the keyboard."""
 
+LATEST_UNIX_S = 1e11
+"""In the year 5138; a later time is damage, and more than calendars can do."""
+
 _MIB_OF_UNIT = {"": 1, "M": 1, "G": 1 << 10, "T": 1 << 20}
 _SIZE = re.compile(r"([0-9]{1,30})(?:([MGT])(?:I?B)?)?", re.ASCII | re.IGNORECASE)
 _COUNT = re.compile(r"[0-9]{1,30}", re.ASCII)

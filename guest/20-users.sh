@@ -96,8 +96,12 @@ merge_accounts='
             earlier = earlier key ":" (how[key] == "made" ? "made" : "joined") "\n"
         }
         printf "%s", earlier >new_earlier
-        for (i = 1; i <= groups; i++)
+        who = "uid=" uid "(charlie) gid=" charlie_gid "(charlie) groups=" charlie_gid "(charlie)"
+        for (i = 1; i <= groups; i++) {
             print name_of[i], (i in password_of ? password_of[i] : "x"), gid_of[i], members_of[i] >new_group
+            if (index("," members_of[i] ",", ",charlie,")) who = who "," gid_of[i] "(" name_of[i] ")"
+        }
+        note(who)
     }
 '
 
@@ -127,12 +131,28 @@ for name in id_ed25519 id_ed25519.pub; do
         printf '%s\n' "$line"
     done <"$CH_RUN/$name" >"$user/$name"
 done
+chown -h "$CH_UID" "$user" "$user"/*
 
-# The home directory follows a changed uid: what charlie owned there, and nothing on other file systems.
+# The home directory follows a changed uid: what charlie owned there, and nothing on other file systems. With very many
+# files this takes minutes. Every few seconds the host hears how many are done, and gives the boot the time.
+# shellcheck disable=SC2016  # for the shell that find starts, with the uid as $0
+give='
+    [ $# -ge 200 ] || exec chown -h "$0" "$@"
+    chown -h "$0" "$@" || exit
+    read -r given next_s <"$CH_RUN/given"
+    read -r uptime_s _ </proc/uptime
+    given=$((given + $#))
+    if [ "${uptime_s%.*}" -ge "$next_s" ]; then
+        chguest stage "20-users.$given-files"
+        next_s=$((${uptime_s%.*} + 5))
+    fi
+    echo "$given $next_s" >"$CH_RUN/given"
+'
 IFS=: read -r old_uid home <"$CH_RUN/home"
-set -- "$user"
-[ "$old_uid" = "$CH_UID" ] || set -- "$user" "$CH_ROOT$home"
-find "$@" -xdev \( -path "$user*" -o -user "$old_uid" \) -exec chown -h "$CH_UID" {} +
+if [ "$old_uid" != "$CH_UID" ]; then
+    echo 0 0 >"$CH_RUN/given"
+    export CH_RUN
+    find "$CH_ROOT$home" -xdev -user "$old_uid" -exec sh -c "$give" "$CH_UID" {} +
+fi
 
 mv "$etc/chslurm/group" "$etc/chslurm/passwd" "$etc"
-log "$(id charlie)"

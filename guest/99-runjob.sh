@@ -61,6 +61,12 @@ run_job() {
     chguest job-ended "$status"
 }
 
+# A screen (--vga) is one more place to log in. Its driver is loaded only here, so no other guest waits for it.
+if [ "$CH_VGA" -eq 1 ]; then
+    modprobe -q bochs || modprobe -q bochs_drm || log 'the image has no driver for a screen (kernel module bochs)'
+    systemctl --no-block start getty@tty1.service
+fi
+
 if [ "$CH_INTERACTIVE" -eq 1 ]; then
     systemctl --no-block start serial-getty@hvc0.service
 else

@@ -80,6 +80,8 @@ def plan_of() -> Callable[..., Plan]:
             warnings=(),
             sync=True,
             cleanup=False,
+            commit_guest=None,
+            vga=False,
         )
 
     return make

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Unpack
 
@@ -12,7 +13,7 @@ import click
 
 from chslurm import __version__
 from chslurm.cli.entry import run_command
-from chslurm.errors import UsageError
+from chslurm.cli.options import DIR, FILE, find_current_directory
 
 if TYPE_CHECKING:
     from chslurm.request import RawOptions, Request
@@ -29,26 +30,31 @@ A job may end with the same numbers: run/summary.json in the job directory names
 
 
 @click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("image", metavar="IMAGE")
+@click.argument("image", metavar="IMAGE", type=FILE)
 @click.argument("arguments", metavar="[-- ARGUMENTS...]", nargs=-1)
 @click.option("-n", "guests", metavar="N", help="Guests in all. Default: one for each node; 2 on a workstation.")
-@click.option("--job", metavar="FILE", help="Script that every guest runs, as /ch/meta/jobscript.")
+@click.option("--job", type=FILE, help="Script that every guest runs, as /ch/meta/jobscript.")
 @click.option(
     "-i", "--interactive", is_flag=True, help="Boot and run nothing; ends with guest 0. Default without --job."
 )
+@click.option("-d", "--dir", type=DIR, multiple=True, help="Show DIR to guests as /ch/data1, the next as /ch/data2...")
 @click.option(
-    "-d", "--dir", metavar="DIR", multiple=True, help="Show DIR to guests as /ch/data1, the next as /ch/data2..."
+    "--jobdir",
+    metavar="NAME",
+    type=DIR,
+    help="Job directory; one that this tool made is used again. Default: a new one.",
 )
-@click.option(
-    "--jobdir", metavar="NAME", help="Job directory; one that this tool made is used again. Default: a new one."
-)
-@click.option("--jobbase", metavar="DIR", help="Where job directories are made. Default: the current directory.")
+@click.option("--jobbase", type=DIR, help="Where job directories are made. Default: the current directory.")
 @click.option("--jobname", metavar="NAME", help="New job directories are NAME.YYYYMMDD_HHMMSS. Default: charlie.")
+@click.option("--curses", is_flag=True, help="Show the console of guest 0 in this terminal; Ctrl-] q leaves it.")
+@click.option("--xterm", is_flag=True, help="Show the console of each guest in an xterm.")
+@click.option("--vga", is_flag=True, help="Give guests a screen, too, in a window on their host.")
+@click.option("--commit", metavar="ID", help="Write what guest ID has changed on its disk into IMAGE in the end.")
 @click.option("--cores", metavar="N", help="Cores of each guest, on a workstation. Default: 2.")
 @click.option("--ram", metavar="SIZE", help="RAM of each guest, on a workstation: 512M, 4G... Default: 2G.")
 @click.option("--my-size", is_flag=True, help="Use --cores and --ram in a SLURM job, too, to take less than it gives.")
 @click.option("--tmp-size", metavar="SIZE", help="Size of /ch/tmp and swap, sparse. Default: 4G.")
-@click.option("--tmp-dir", metavar="DIR", help="Where the disk of /ch/tmp lies on each node.")
+@click.option("--tmp-dir", type=DIR, help="Where the disk of /ch/tmp lies on each node.")
 @click.option("--time-limit", metavar="TIME", help="End the cluster after MINUTES, H:MM:SS or D-HH:MM:SS.")
 @click.option("--boot-timeout", metavar="SECONDS", help="Give up when a guest is not ready after so long.")
 @click.option(
@@ -69,21 +75,25 @@ def chrun(**options: Unpack[RawOptions]) -> int:
     """
     from chslurm.request import make_request
 
-    request = make_request(options, _current_directory())
+    return launch(make_request(options, find_current_directory()), os.environ)
+
+
+def launch(request: Request, environment: Mapping[str, str]) -> int:
+    """Do what was asked for, and return the exit status; `environment` tells of the SLURM job."""
     if request.dry_run or request.explain:
-        return _print_plan(request)
+        return _print_plan(request, environment)
 
     from chslurm.cli.progress import start_progress
     from chslurm.cluster import run_cluster
 
     with start_progress() as progress:
-        return run_cluster(request, progress)
+        return run_cluster(request, progress, environment)
 
 
-def _print_plan(request: Request) -> int:
+def _print_plan(request: Request, environment: Mapping[str, str]) -> int:
     from chslurm.host.place import prepare_plan
 
-    plan = prepare_plan(request)
+    plan = prepare_plan(request, environment)
     if request.dry_run:
         from chslurm.plan import plan_to_json
 
@@ -93,13 +103,6 @@ def _print_plan(request: Request) -> int:
 
         click.echo(render_explanation(plan))
     return 0
-
-
-def _current_directory() -> PurePath:
-    try:
-        return PurePath(os.getcwd())
-    except OSError as error:
-        raise UsageError(f"current directory: {error.strerror}", hint="cd to one that exists") from error
 
 
 def main() -> None:

@@ -11,6 +11,14 @@ import click
 
 from chslurm.errors import ChslurmError, ExitCode
 
+
+class _NeverError(click.ClickException):
+    """Stands for what this click does not know."""
+
+
+_NoCommandError: type[click.ClickException] = getattr(click.exceptions, "NoArgsIsHelpError", _NeverError)
+"""What click raises for a group without a command: its message is the help. Before 8.2 click printed that itself."""
+
 DEBUG_VARIABLE = "CHSLURM_DEBUG"
 """Set it to see where an unexpected error came from."""
 
@@ -30,6 +38,9 @@ def _run(command: click.Command, name: str) -> int:
     try:
         status = command.main(prog_name=name, standalone_mode=False)
         return status if isinstance(status, int) else ExitCode.OK
+    except _NoCommandError as error:
+        click.echo(error.format_message(), err=True)
+        return ExitCode.USAGE
     except click.ClickException as error:
         hint = f"; see {name} --help" if isinstance(error, click.UsageError) else ""
         return _tell(name, _one_line(error.format_message()).rstrip(".") + hint, ExitCode.USAGE)

@@ -12,8 +12,21 @@ import click
 from chslurm import __version__
 from chslurm.cli.entry import run_command
 
-_COMMANDS = {"image": ("chslurm.cli.image", "Build and check images.")}
-"""Name -> (module that has the command under this name, help)."""
+_COMMANDS = {
+    "completion": ("chslurm.cli.completion", "completion", "Print what a shell needs to complete our commands."),
+    "console": ("chslurm.cli.attach", "console", "Show the console of a guest in this terminal."),
+    "exec": ("chslurm.cli.attach", "exec_", "Run a command on guests."),
+    "image": ("chslurm.cli.image", "image", "Make, look at, change and check images."),
+    "logs": ("chslurm.cli.look", "logs", "Print what guests and jobs have written."),
+    "ps": ("chslurm.cli.look", "ps", "List your clusters that run."),
+    "ssh": ("chslurm.cli.attach", "ssh", "Log in to a guest, or run a command there."),
+    "status": ("chslurm.cli.look", "status", "Tell how a cluster and its guests fare."),
+    "stop": ("chslurm.cli.attach", "stop", "Let a cluster end in order."),
+}
+"""Name -> (module that has the command, its name there, help)."""
+
+_FOR_PROGRAMS = {"connect": "chslurm.cli.attach", "relay": "chslurm.cli.attach"}
+"""Commands that no user types."""
 
 
 class _LazyGroup(click.Group):
@@ -23,15 +36,19 @@ class _LazyGroup(click.Group):
         return sorted(_COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in _COMMANDS:
+        if name in _FOR_PROGRAMS:
+            module, function = _FOR_PROGRAMS[name], name
+        elif name in _COMMANDS:
+            module, function, _ = _COMMANDS[name]
+        else:
             return None
-        command: Any = getattr(import_module(_COMMANDS[name][0]), name)
+        command: Any = getattr(import_module(module), function)
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in sorted(_COMMANDS.items())])
+            formatter.write_dl([(name, text) for name, (_, _, text) in sorted(_COMMANDS.items())])
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,33 +1,102 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`oneguest`: the guests of one host, as a task of the launcher's step."""
+"""`oneguest`: one guest by hand; an installation from install media; the guests of one host in the launcher's step."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from chslurm import __version__
+from chslurm.cli.chrun import chrun, launch
 from chslurm.cli.entry import run_command
+from chslurm.cli.options import find_current_directory
+from chslurm.errors import UsageError
+
+_OF_STEP = ("plan", "cluster_id", "digest")
+
+_NOT_FOR_ONE = ("image", "guests", "xterm", "my_size", "nosync", "version", "help")
+"""Parameters of the launcher that make no sense for a single guest, or are declared anew here."""
+
+_IMAGE = click.Argument(["image"], metavar="IMAGE", required=False)
+"""Before the arguments of the job script, which take all that is left."""
+
+_EPILOG = """\b
+An installation from install media:
+  chslurm image create image.qcow2
+  oneguest --boot debian-12-netinst.iso image.qcow2
+Its serial console is this terminal. Ctrl-a x ends the machine, Ctrl-a c leads to QEMU's own console and back.
+The exit status is that of chrun, see there.
+"""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--plan", metavar="FILE", required=True, help="run/plan.json of the job directory.")
-@click.option("--cluster-id", metavar="ID", required=True, help="The cluster that the plan has to be of.")
-@click.option("--digest", metavar="SHA256", required=True, help="Digest that the plan's file has to have.")
-@click.option("--host-number", metavar="N", type=click.IntRange(min=1), help="Default: the task's rank and 1.")
+@click.command(
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    params=[_IMAGE, *(parameter for parameter in chrun.params if parameter.name not in _NOT_FOR_ONE)],
+)
+@click.option("--boot", metavar="ISO", help="Install from this file into IMAGE, which is to be empty.")
+@click.option("--force", is_flag=True, help="With --boot: install into an IMAGE that is not empty.")
+@click.option("--plan", metavar="FILE", hidden=True, help="run/plan.json of the job directory.")
+@click.option("--cluster-id", metavar="ID", hidden=True, help="The cluster that the plan has to be of.")
+@click.option("--digest", metavar="SHA256", hidden=True, help="Digest that the plan's file has to have.")
+@click.option("--host-number", metavar="N", type=click.IntRange(min=1), hidden=True, help="Default: from the rank.")
 @click.version_option(__version__, message="%(prog)s %(version)s")
-def oneguest(plan: str, cluster_id: str, digest: str, host_number: int | None) -> int:
-    """Run the guests that a plan gives to this host.
+def oneguest(image: str | None, boot: str | None, force: bool, host_number: int | None, **options: Any) -> int:
+    """Boot one guest of IMAGE on this machine, as `vcluster -n1` does on a workstation.
 
-    The launcher starts this on every node. Orders come on standard input, events go to standard output, a JSON object a
-    line each. It ends with its guests, also when the launcher falls silent.
+    With --boot ISO install an operating system into IMAGE instead. (The launcher starts oneguest on every node, too,
+    with options of its own.)
     """
-    from chslurm.node import run_node
+    plan, cluster_id, digest = (options.pop(name) for name in _OF_STEP)
+    if plan is not None:
+        if cluster_id is None or digest is None or image is not None:
+            raise UsageError("--plan is for the launcher", hint="give an IMAGE")
+        from chslurm.node import run_node
 
-    return run_node(Path(plan), cluster_id=cluster_id, digest=digest, host_number=host_number)
+        return run_node(Path(plan), cluster_id=cluster_id, digest=digest, host_number=host_number)
+    if image is None:
+        raise click.UsageError("Missing argument 'IMAGE'.")
+    if boot is not None:
+        return _install(boot, image, force=force, options=options)
+    if force:
+        raise UsageError("--force belongs to --boot")
+    return _run_guest({**options, "image": image})
+
+
+def _run_guest(given: dict[str, Any]) -> int:
+    """A workstation cluster of one, also inside a SLURM job: that is then only where this machine is."""
+    from chslurm.request import NOTHING_ASKED, make_request
+
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+    options: Any = {**NOTHING_ASKED, **given, "guests": "1"}
+    return launch(make_request(options, find_current_directory()), environment)
+
+
+def _install(boot: str, image: str, *, force: bool, options: dict[str, Any]) -> int:
+    from chslurm.install import Installation, install
+    from chslurm.request import NOTHING_ASKED, make_request
+
+    meant = ("cores", "ram", "accel", "vga")
+    for name, value in options.items():
+        if name not in meant and value:
+            raise UsageError(f"--{name.replace('_', '-')} is for guests, not for --boot", hint="leave it out")
+    asked: Any = {**NOTHING_ASKED, **options, "image": image, "guests": "1"}
+    request = make_request(asked, find_current_directory())
+    wish = Installation(
+        media=Path(boot),
+        image=Path(image),
+        cores=request.cores or 2,
+        ram_mib=request.ram_mib or 2048,
+        accelerator=request.accelerator,
+        vga=request.vga,
+        force=force,
+    )
+    install(wish, click.echo)
+    return 0
 
 
 def main() -> None:

@@ -62,6 +62,9 @@ class Lines:
             self.note(line)
             self._shown, self._next_s = line, now_s + _LEAST_GAP_S
 
+    def pause(self, paused: bool) -> None:
+        """Lines can be read beside whatever else writes there."""
+
 
 class Live:
     """One line that changes, with notes above it."""
@@ -79,6 +82,10 @@ class Live:
             self._task = self._live.add_task("", total=total)
         with suppress(OSError, ValueError):
             self._live.update(self._task, completed=ready, total=total, description=render_states(states))
+
+    def pause(self, paused: bool) -> None:
+        if paused is self._live.live.is_started:
+            (self._live.stop if paused else self._live.start)()
 
 
 def render_states(states: Mapping[str, int]) -> str:

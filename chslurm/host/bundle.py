@@ -48,7 +48,7 @@ def read_boot_bundle(disk: Path, disk_format: str) -> BootBundle | None:
     `disk` is what the guest will see, so an overlay with all that is below it; a running guest may use it meanwhile.
     Two calls of qemu-img, 0.15 s. Raises ChslurmError when the disk can't be read, or has bundles that are all damaged.
     """
-    slots = parse_slots(bytes(_read_head(disk, disk_format)))
+    slots = parse_slots(bytes(read_head(disk, disk_format)))
     problem: ChslurmError | None = None
     for slot in slots:
         try:
@@ -61,7 +61,7 @@ def read_boot_bundle(disk: Path, disk_format: str) -> BootBundle | None:
 
 
 def _read_slot(disk: Path, disk_format: str, slot: Slot) -> BootBundle:
-    payload = _read_payload(disk, disk_format, slot)
+    payload = read_region(disk, disk_format, slot.offset_bytes, slot.length_bytes)
     if len(payload) < slot.length_bytes or hashlib.sha256(payload).hexdigest() != slot.sha256:
         raise ChslurmError("its boot bundle is damaged", hint="build the image again, or take another")
     parts = parse_payload(payload)
@@ -74,7 +74,7 @@ def _read_slot(disk: Path, disk_format: str, slot: Slot) -> BootBundle:
     return BootBundle(kernel_fd, initrd_fd, parts.command_line, slot.version, slot.generation)
 
 
-def _read_head(disk: Path, disk_format: str) -> memoryview:
+def read_head(disk: Path, disk_format: str) -> memoryview:
     """Read the first HEAD_BYTES of a disk as a guest sees it; fewer when it is smaller."""
     source = f"driver={disk_format},file.driver=file,{_file_name('file.filename', disk)}"
     block = 4096
@@ -84,14 +84,18 @@ def _read_head(disk: Path, disk_format: str) -> memoryview:
         return _mapped(descriptor, HEAD_BYTES)
 
 
-def _read_payload(disk: Path, disk_format: str, slot: Slot) -> memoryview:
-    """Read the bytes of a slot. qemu-img wants a whole number of sectors."""
-    size = -(-slot.length_bytes // 512) * 512
-    where = f"driver=raw,offset={slot.offset_bytes},size={size}"
-    source = f"{where},file.driver={disk_format},file.file.driver=file,{_file_name('file.file.filename', disk)}"
-    with _memory_file("payload") as descriptor:
+def read_region(disk: Path, disk_format: str, offset_bytes: int, length_bytes: int) -> memoryview:
+    """Read a part of a disk as a guest sees it. Raises ChslurmError when it can't be read, or has no such part."""
+    source = make_region(disk, disk_format, offset_bytes, length_bytes)
+    with _memory_file("region") as descriptor:
         _qemu_img("convert", "-W", "-m", "8", source, f"/proc/self/fd/{descriptor}", descriptor=descriptor)
-        return _mapped(descriptor, slot.length_bytes)
+        return _mapped(descriptor, length_bytes)
+
+
+def make_region(disk: Path, disk_format: str, offset_bytes: int, length_bytes: int) -> str:
+    """Return how a part of a disk is named to qemu-img, which wants a whole number of sectors."""
+    where = f"driver=raw,offset={offset_bytes},size={-(-length_bytes // 512) * 512}"
+    return f"{where},file.driver={disk_format},file.file.driver=file,{_file_name('file.file.filename', disk)}"
 
 
 def _qemu_img(verb: str, *arguments: str, descriptor: int) -> None:

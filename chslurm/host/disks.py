@@ -159,8 +159,9 @@ def _keep(disk: Disk) -> None:
 def _delete(disk: Disk) -> str:
     if disk.fd is not None:
         os.close(disk.fd)  # the last descriptor: QEMU has ended
-    Path(disk.path).unlink(missing_ok=True)
-    return f"deleted {disk.path}"
+    path = Path(disk.path)
+    path.unlink(missing_ok=True)
+    return f"deleted ./{path.relative_to(path.parents[2])}"  # from where the job directory is
 
 
 def _nameless_file(folder: str) -> int:

@@ -12,6 +12,7 @@ On disk there are only log files. Any one of node process, holder and pasta may 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import select
@@ -33,9 +34,11 @@ from chslurm.host.pasta import (
     start_outside_slirp,
     start_tunnel_carrier,
 )
+from chslurm.host.relay import SSH_PORT, StreamRelay, relay_ssh
 from chslurm.network import HostNetwork, Peer, Place, make_outside_steps, make_tunnel_steps
 
 _LINK_TIMEOUT_S = 5.0
+_CONNECT_TIMEOUT_S = 20.0
 
 
 class Fabric:
@@ -47,7 +50,7 @@ class Fabric:
         self._holder = holder
         self._log_dir = log_dir
         self._joiner: Joiner | None = None
-        self._relay: NameRelay | None = None
+        self._relays: list[NameRelay | StreamRelay] = []
         self._port: socket.socket | None = None  # guards the tunnel's
         self._watch = select.epoll()
         self._watch.register(holder, select.EPOLLIN)
@@ -78,12 +81,14 @@ class Fabric:
         self.taps = ()
 
     def join_outside(self) -> str:
-        """Let guests reach the outside and names; return how. Call in the event loop, which relays the names."""
+        """Let guests reach the outside, names and our ssh server; return how. Call in the event loop, which relays."""
         assert self.network.nameserver
         how = self._start_outside()
         self._holder.apply(make_outside_steps())
-        resolvers = read_resolvers()
-        self._relay = NameRelay(*self._holder.listen(str(self.network.nameserver), 53), resolvers)
+        gateway, resolvers = str(self.network.gateway), read_resolvers()
+        udp, tcp = (self._holder.listen(kind, gateway, 53) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM))
+        self._relays.append(NameRelay(udp, tcp, resolvers))
+        self._relays.append(relay_ssh(self._holder.listen(socket.SOCK_STREAM, gateway, SSH_PORT)))
         return f"{how}; names from {', '.join(resolvers)}"
 
     def open_tunnel(self, peers: Sequence[Peer], vni: int, path_mtu: int, reserved: socket.socket) -> bool:
@@ -107,10 +112,24 @@ class Fabric:
         self._holder.apply(make_tunnel_steps(self.network, peers, vni, path_mtu))
         return guarded
 
+    async def connect(self, address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to a guest from inside its network. Raises ChslurmError when it does not answer."""
+        end = self._holder.make_socket()
+        end.setblocking(False)
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await asyncio.get_running_loop().sock_connect(end, (address, port))
+        except (OSError, TimeoutError) as error:
+            end.close()
+            why = getattr(error, "strerror", None) or f"no answer in {_CONNECT_TIMEOUT_S:g} s"
+            hint = "has the guest booted?"
+            raise ChslurmError(f"can't connect to {address} port {port}: {why}", hint=hint) from error
+        return await asyncio.open_connection(sock=end)
+
     def close(self) -> None:
         """End everything; nothing of the network is left but what QEMU still has open."""
-        if self._relay:
-            self._relay.close()
+        for relay in self._relays:
+            relay.close()
         self._watch.close()
         self.close_taps()
         if self._joiner:

@@ -3,24 +3,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import secrets
 import stat
-import time
-from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import chslurm
-from chslurm.errors import ChslurmError
-from chslurm.plan import Plan, plan_digest, plan_from_json
+from chslurm.planner import find_file_system
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-_PATIENCE_S = 60.0
-"""A host waits so long for what the head wrote: a shared file system may show an old state (NFS: up to 60 s)."""
 
 
 def find_data(name: str) -> Path:
@@ -28,6 +21,22 @@ def find_data(name: str) -> Path:
     package = Path(chslurm.__file__).parent
     installed = package / "data" / name
     return installed if installed.exists() else package.parent / name
+
+
+def read_file_system(path: Path) -> str:
+    """Return the type of the file system that `path` is on, or will be when it is made."""
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    return find_file_system(mountinfo, existing.resolve())
+
+
+def read_clock(folder: Path) -> float:
+    """Return the time of the file system that a folder is on, by a file that is gone at once. Raises OSError."""
+    import tempfile
+
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        file.write(b"\n")
+        return os.fstat(file.fileno()).st_mtime
 
 
 def write_file(path: PurePath, data: bytes, mode: int = 0o600) -> None:
@@ -57,30 +66,6 @@ def open_append(path: PurePath) -> BinaryIO:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     os.set_blocking(fd, True)
     return open(fd, "ab", buffering=0)
-
-
-async def read_shared(path: PurePath, digest: str) -> bytes:
-    """Return what the head wrote to `path`, as soon as it has this digest. Raises ChslurmError when it never does."""
-    deadline_s = time.monotonic() + _PATIENCE_S
-    while True:
-        found = None
-        with suppress(OSError):
-            found = Path(path).read_bytes()
-        if found is not None and plan_digest(found) == digest:
-            return found
-        if time.monotonic() > deadline_s:
-            state = "not there" if found is None else "not what the head wrote"
-            hint = "put the job directory on a file system that all nodes share"
-            raise ChslurmError(f"can't use {path}: {state}", hint=hint)
-        await asyncio.sleep(0.5)
-
-
-def read_plan(path: PurePath, *, cluster_id: str, digest: str) -> Plan:
-    """Return the plan that the head wrote. Raises ChslurmError when it does not appear, or is of another cluster."""
-    plan = plan_from_json(asyncio.run(read_shared(path, digest)))
-    if plan.cluster_id != cluster_id:
-        raise ChslurmError(f"can't use the plan {path}: it is of cluster {plan.cluster_id}, not {cluster_id}")
-    return plan
 
 
 def make_folder(path: PurePath, mode: int) -> None:

@@ -17,10 +17,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from chslurm import __version__
 from chslurm.errors import ChslurmError
+from chslurm.history import Deed, Entry
 from chslurm.host.bundle import read_boot_bundle
+from chslurm.host.history import add_to_history, find_doer
 from chslurm.host.process import describe_exit, run, spawn
 
 _DEFAULT_MIRROR = "http://deb.debian.org/debian"
@@ -82,6 +86,8 @@ def build_image(options: BuildOptions, progress: Callable[[str], None]) -> Built
         if bundle is None:
             raise ChslurmError(f"can't build {options.output}: the disk has no boot bundle")
         bundle.close()
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        add_to_history(disk, "qcow2", Entry(Deed.BUILT, at, find_doer(), __version__, bundle.version))
         _sync(disk)
         disk.replace(options.output)
     _sync(options.output.parent)

@@ -12,9 +12,12 @@ import contextlib
 import socket
 from pathlib import Path
 
+from chslurm.host.relay import Stream, StreamRelay
+
 _ANSWER_TIMEOUT_S = 5.0
 _MAX_QUERIES = 512  # at once; what is beyond is dropped, as a busy name server would
 _MAX_TCP = 64
+_STREAM_LASTS_S = 20.0
 
 
 class NameRelay:
@@ -28,13 +31,13 @@ class NameRelay:
         self._asking: set[socket.socket] = set()
         udp.setblocking(False)
         self._loop.add_reader(udp, self._take_query)
-        self._tcp = self._loop.create_task(self._serve_tcp(tcp))
+        self._streams = StreamRelay(tcp, self._connect, most=_MAX_TCP, lasts_s=_STREAM_LASTS_S)  # for long answers
 
     def close(self) -> None:
         """Stop and close every socket."""
         self._loop.remove_reader(self._udp)
         self._udp.close()
-        self._tcp.cancel()
+        self._streams.close()
         for asking in list(self._asking):
             self._forget(asking)
 
@@ -67,21 +70,7 @@ class NameRelay:
             self._loop.remove_reader(asking)
             asking.close()
 
-    async def _serve_tcp(self, listener: socket.socket) -> None:
-        """Answers that are too long for UDP."""
-        server = await asyncio.start_server(self._relay_stream, sock=listener, backlog=_MAX_TCP)
-        async with server:
-            await server.serve_forever()
-
-    async def _relay_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.closing(writer), contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                up_reader, up_writer = await self._connect()
-            with contextlib.closing(up_writer):
-                async with asyncio.timeout(4 * _ANSWER_TIMEOUT_S):
-                    await asyncio.gather(_copy(reader, up_writer), _copy(up_reader, writer))
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self) -> Stream:
         for resolver in self._resolvers[:-1]:
             with contextlib.suppress(OSError):
                 return await asyncio.open_connection(resolver, 53)
@@ -105,10 +94,3 @@ def read_resolvers(path: Path = Path("/etc/resolv.conf")) -> list[str]:
 
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.write_eof()

@@ -109,16 +109,13 @@ def open_tap(name: str) -> int:
     return fd
 
 
-def open_listeners(address: str, port: int) -> list[int]:
-    """Return descriptors of a UDP and a listening TCP socket, where we are."""
-    fds = []
-    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-        listener = socket.socket(socket.AF_INET, kind)
+def open_listener(kind: socket.SocketKind, address: str, port: int) -> int:
+    """Return the descriptor of a socket that is bound and, for streams, listening, where we are."""
+    with socket.socket(socket.AF_INET, kind) as listener:
         listener.bind((address, port))
         if kind is socket.SOCK_STREAM:
             listener.listen(64)
-        fds.append(listener.detach())
-    return fds
+        return listener.detach()
 
 
 def _map_ids(uid: int, gid: int) -> None:

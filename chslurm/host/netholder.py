@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from chslurm.errors import ChslurmError
-from chslurm.host.namespaces import Namespaces, open_listeners, open_tap
+from chslurm.host.namespaces import Namespaces, open_listener, open_tap
 from chslurm.network import HostNetwork, Place, Step, Tool
 
 Answer = tuple[dict[str, Any], list[int]]
@@ -69,10 +69,15 @@ class Holder:
         """Make the holder kill our child `pid` when we are gone."""
         self._ask("guard", pid=pid)
 
-    def listen(self, address: str, port: int) -> tuple[socket.socket, socket.socket]:
-        """Return a UDP and a listening TCP socket of the guests' namespace."""
-        _, (udp, tcp) = self._ask("listen", address=address, port=port)
-        return socket.socket(fileno=udp), socket.socket(fileno=tcp)
+    def listen(self, kind: socket.SocketKind, address: str, port: int) -> socket.socket:
+        """Return a socket of the guests' namespace that is bound and, for streams, listening."""
+        _, (fd,) = self._ask("listen", kind=kind, address=address, port=port)
+        return socket.socket(fileno=fd)
+
+    def make_socket(self) -> socket.socket:
+        """Return a TCP socket of the guests' namespace, not connected yet."""
+        _, (fd,) = self._ask("socket")
+        return socket.socket(fileno=fd)
 
     def read_answer(self) -> Answer:
         """Return the next answer. Raises ChslurmError when it tells of a failure, or the holder is gone."""
@@ -196,8 +201,10 @@ class _Servant:
                 return {"found": self._namespaces.has_link(Place(place), name)}, []
             case {"do": "guard", "pid": pid}:
                 self._guarded = os.pidfd_open(pid)
-            case {"do": "listen", "address": address, "port": port}:
-                return {}, open_listeners(address, port)
+            case {"do": "listen", "kind": kind, "address": address, "port": port}:
+                return {}, [open_listener(socket.SocketKind(kind), address, port)]
+            case {"do": "socket"}:
+                return {}, [socket.socket(socket.AF_INET, socket.SOCK_STREAM).detach()]
         return {}, []
 
 

@@ -19,12 +19,16 @@ from pathlib import Path, PurePath
 import chslurm
 from chslurm.allocation import Allocation, is_allocation
 from chslurm.chain import HEADER_BYTES, MAX_LAYERS, check_beside, check_layer, find_image_format
-from chslurm.errors import ProcessError, UsageError
+from chslurm.errors import ChslurmError, ProcessError, UsageError
 from chslurm.host import slurm, workstation
+from chslurm.host.accel import find_qemu
+from chslurm.host.files import read_file_system
 from chslurm.host.process import run
+from chslurm.host.screen import check_display, find_display
 from chslurm.host.staging import check_job_dir
+from chslurm.host.target import check_target
 from chslurm.plan import Group, Image, Layer, Mode, Plan, User
-from chslurm.planner import Facts, find_file_system, make_plan
+from chslurm.planner import Facts, make_plan
 from chslurm.request import Request
 from chslurm.units import quote
 
@@ -46,16 +50,20 @@ def prepare_plan(request: Request, environment: Mapping[str, str] = os.environ) 
         _check_directory(directory, "--dir", os.R_OK | os.X_OK)
     if request.tmp_dir is not None and allocation.mode is Mode.WORKSTATION:  # else each node's own is meant
         _check_directory(request.tmp_dir, "--tmp-dir", os.W_OK | os.X_OK)
-    job_dir = request.job_dir or request.job_base / "new"
+    job_dir = request.job_dir or request.job_base / f"{request.job_name}.YYYYMMDD_HHMMSS"
     check_job_dir(Path(job_dir))
     for directory in request.directories:
         _check_apart(directory, request.job_dir, request.job_base)
+    if request.vga:
+        _check_screen(allocation.mode, environment)
     image = read_image(request.image)
+    if request.commit_guest is not None:
+        check_target(image)
     facts = Facts(
         image=image,
         user=user,
         environment=environment,
-        file_system=_read_file_system(Path(job_dir)),
+        file_system=read_file_system(Path(job_dir)),
         node_dir=_node_dir(environment),
         now=datetime.now().astimezone(),
         version=chslurm.__version__,
@@ -79,7 +87,7 @@ def read_user() -> User:
     gids = {gid, *os.getgroups()}
     groups = tuple(Group(_group_name(number), number) for number in sorted(gids) if number >= _FIRST_USER_GID)
     try:
-        name = pwd.getpwuid(uid).pw_name
+        name = _clean(pwd.getpwuid(uid).pw_name)
     except KeyError:  # no directory service answers: the number is enough
         name = str(uid)
     return User(name, uid, gid, groups)
@@ -93,9 +101,14 @@ def _node_dir(environment: Mapping[str, str]) -> str:
 
 def _group_name(gid: int) -> str:
     try:
-        return grp.getgrgid(gid).gr_name
+        return _clean(grp.getgrgid(gid).gr_name)
     except KeyError:
         return f"group{gid}"
+
+
+def _clean(name: str) -> str:
+    """Names come from wherever the site keeps them: what is not UTF-8 or not printable is in no plan."""
+    return "".join(c if c.isprintable() else "_" for c in name)
 
 
 def read_image(path: PurePath) -> Image:
@@ -177,6 +190,17 @@ def _check_directory(path: PurePath, option: str, access: int) -> None:
         raise UsageError(f"{name}: permission denied")
 
 
+def _check_screen(mode: Mode, environment: Mapping[str, str]) -> None:
+    """Raise UsageError when no window can be opened; nodes of an allocation may have another QEMU and look again."""
+    try:
+        if mode is Mode.WORKSTATION:
+            find_display(find_qemu(), mode, environment)
+        else:
+            check_display(mode, environment)
+    except ChslurmError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+
+
 def _check_apart(directory: PurePath, job_dir: PurePath | None, job_base: PurePath) -> None:
     """Raise UsageError when guests could reach the job directory, with its keys and disks, through `directory`."""
     name = f"--dir {quote(str(directory))}"
@@ -198,13 +222,6 @@ def _stat(path: str | PurePath, name: str) -> os.stat_result:
         return os.stat(path)
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror}") from error
-
-
-def _read_file_system(path: Path) -> str:
-    """Return the type of the file system that `path` is on, or will be when it is made."""
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-    return find_file_system(mountinfo, existing.resolve())
 
 
 def _find_risks(request: Request, image: Image) -> Iterator[str]:

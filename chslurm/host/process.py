@@ -12,15 +12,19 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import IO
+from typing import IO, NoReturn
 
 from chslurm.errors import ProcessError
 
 Argv = Sequence[str | PurePath]
 FileTarget = int | IO[bytes] | None
+
+_TICK_S = 0.2
+_OUTPUT_MAX = 16 << 20
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -44,11 +48,12 @@ def run(
     check: bool = True,
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
+    die_with_parent: bool = False,
 ) -> Completed:
     """Run a program to its end and return what it printed.
 
-    `env` adds to the environment. Raises ProcessError when it cannot be started, runs longer than `timeout_s` or,
-    with `check`, ends with a status other than 0.
+    `env` adds to the environment; for `die_with_parent` see `spawn`. Raises ProcessError when it cannot be started,
+    runs longer than `timeout_s` or, with `check`, ends with a status other than 0.
     """
     words = tuple(os.fspath(word) for word in argv)
     try:
@@ -62,6 +67,8 @@ def run(
             timeout=timeout_s,
             env=_environment(env),
             pass_fds=pass_fds,
+            start_new_session=die_with_parent,
+            preexec_fn=_tie(os.getpid()) if die_with_parent else None,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -83,20 +90,17 @@ def spawn(
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
     die_with_parent: bool = True,
+    death_signal: signal.Signals = signal.SIGKILL,
+    own_session: bool = True,
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own, so that Ctrl-C at the terminal reaches us and not it.
 
-    With `die_with_parent` the kernel kills it when the thread that started it ends: call from the main thread only.
+    Without `own_session` it shares our terminal. An `stdin` of None is ours.
+    With `die_with_parent` the kernel sends it `death_signal` when the thread that started it ends: call from the main
+    thread only.
     Raises ProcessError when it cannot be started.
     """
     words = tuple(os.fspath(word) for word in argv)
-    parent = os.getpid()
-
-    def tie_to_parent() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # the parent ended before the tie was made
-            os.kill(os.getpid(), signal.SIGKILL)
-
     try:
         return subprocess.Popen(
             words,
@@ -105,9 +109,40 @@ def spawn(
             stderr=stderr,
             env=_environment(env),
             pass_fds=pass_fds,
-            start_new_session=True,
-            preexec_fn=tie_to_parent if die_with_parent else None,
+            start_new_session=own_session,
+            preexec_fn=_tie(os.getpid(), death_signal) if die_with_parent else None,
         )
+    except OSError as error:
+        raise _cannot_start(words, error) from error
+
+
+def watch(argv: Argv, tick: Callable[[], None], *, pass_fds: Sequence[int] = (), check: bool = True) -> Completed:
+    """Run a program that may take long, and call `tick` a few times a second; what that raises ends the program.
+
+    Raises ProcessError when it cannot be started or, with `check`, ends with a status other than 0.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    with _memory_file("output") as output, _memory_file("errors") as errors:
+        process = spawn(words, stdout=output, stderr=errors, pass_fds=pass_fds)
+        try:
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_TICK_S)
+                tick()
+        finally:
+            process.kill()
+            status = process.wait()
+        texts = [os.pread(file.fileno(), _OUTPUT_MAX, 0).decode(errors="replace") for file in (output, errors)]
+    if check and status:
+        raise ProcessError(f"{words[0]}: {describe_exit(status)}: {_tail(texts[1], lines=1)}")
+    return Completed(words, status, *texts)
+
+
+def replace_process(argv: Argv) -> NoReturn:
+    """Become another program, with our standard streams. Raises ProcessError when it can't be started."""
+    words = tuple(os.fspath(word) for word in argv)
+    try:
+        os.execvp(words[0], words)
     except OSError as error:
         raise _cannot_start(words, error) from error
 
@@ -120,6 +155,21 @@ def describe_exit(status: int) -> str:
         return f"killed by {signal.Signals(-status).name}"
     except ValueError:
         return f"killed by signal {-status}"
+
+
+def _tie(parent: int, death_signal: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
+    """Return what a child does to end when `parent` does."""
+
+    def tie() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+        if os.getppid() != parent:  # the parent ended before the tie was made
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return tie
+
+
+def _memory_file(name: str) -> IO[bytes]:
+    return open(os.memfd_create(f"chslurm-{name}", os.MFD_CLOEXEC), "w+b")
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:

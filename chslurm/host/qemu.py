@@ -2,8 +2,8 @@
 """One QEMU from its start to its last word.
 
 QEMU's exit status says nothing (0 for a power-off from inside, for SIGTERM and for a panic alike); the reason in QMP's
-SHUTDOWN event does. QMP and the control port are socket pairs: they have no name, so nobody else can reach them and
-nothing is left when a node dies.
+SHUTDOWN event does. QMP, control port and console are socket pairs: they have no name, so nobody else can reach them
+and nothing is left when a node dies.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import cast
 
 from qemu.qmp import EventListener, Message, QMPClient, QMPError
 
-from chslurm.guest import Machine, make_qemu_argv
+from chslurm.guest import Machine, make_qemu_argv, make_qemu_environment
+from chslurm.host.console import Console
 from chslurm.host.process import describe_exit, spawn
 from chslurm.messages import GUEST_WORD_MAX_BYTES, GuestOrder, GuestWord, decode_guest_word, encode, printable
 
@@ -51,9 +52,17 @@ class Ending:
 class Qemu:
     """A running QEMU, made by `start_qemu`. Its callbacks run in the event loop."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], qmp: socket.socket, control: socket.socket) -> None:
+    def __init__(
+        self,
+        name: str,
+        process: subprocess.Popen[bytes],
+        qmp: socket.socket,
+        control: socket.socket,
+        console: socket.socket,
+    ) -> None:
         self.name = name
         self.process = process
+        self.console = Console(console)
         self.on_word: Callable[[GuestWord], None] = lambda word: None
         self.on_trouble: Callable[[str], None] = lambda text: None
         self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -144,18 +153,22 @@ class Qemu:
 
 
 def start_qemu(machine: Machine, log: PurePath, program: str = "qemu-system-x86_64") -> Qemu:
-    """Start the QEMU of `machine`, whose `qmp_fd` and `control_fd` are filled in here. Call inside the event loop.
+    """Start the QEMU of `machine`, whose sockets are made here. Call inside the event loop.
 
     Raises ProcessError when it can't be started. QEMU is killed by the kernel when this process ends.
     """
-    ours_qmp, theirs_qmp = socket.socketpair()
-    ours_control, theirs_control = socket.socketpair()
-    with theirs_qmp, theirs_control, open(log, "ab") as log_file:
-        machine = replace(machine, qmp_fd=theirs_qmp.fileno(), control_fd=theirs_control.fileno())
-        process = spawn(make_qemu_argv(machine, program), stdout=log_file, stderr=log_file, pass_fds=machine.fds)
-    for ours in (ours_qmp, ours_control):
-        ours.setblocking(False)
-    return Qemu(machine.name, process, ours_qmp, ours_control)
+    with ExitStack() as stack:
+        theirs, ours = zip(*(socket.socketpair() for _ in range(3)), strict=True)
+        for end in theirs:
+            stack.enter_context(end)
+        log_file = stack.enter_context(open(log, "ab"))
+        qmp_fd, control_fd, console_fd = (end.fileno() for end in theirs)
+        machine = replace(machine, qmp_fd=qmp_fd, control_fd=control_fd, console_fd=console_fd)
+        argv, env = make_qemu_argv(machine, program), make_qemu_environment(machine)
+        process = spawn(argv, stdout=log_file, stderr=log_file, env=env, pass_fds=machine.fds)
+    for end in ours:
+        end.setblocking(False)
+    return Qemu(machine.name, process, *ours)
 
 
 async def _exit_of(process: subprocess.Popen[bytes]) -> int:
@@ -173,6 +186,8 @@ async def _exit_of(process: subprocess.Popen[bytes]) -> int:
 
 
 def _judge(status: int, reason: str) -> Ending:
-    if reason in (_REASONS["guest-shutdown"], _REASONS["host-qmp-quit"]):
+    if status == 0 and reason in (_REASONS["guest-shutdown"], _REASONS["host-qmp-quit"]):
         return Ending(clean=reason == _REASONS["guest-shutdown"], why=reason)
+    if status != 0 and reason:  # killed while it wrote its disks to the end
+        reason = f"{reason}, then QEMU ended: {describe_exit(status)}"
     return Ending(clean=False, why=reason or f"QEMU ended: {describe_exit(status)}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from chslurm.allocation import Allocation, SlurmRecords, make_allocation, needs_records, render_nodelist
 from chslurm.errors import ChslurmError, ProcessError
@@ -15,6 +16,14 @@ from chslurm.plan import Host, Mode, Plan
 _ANSWER_S = 20.0
 """How long `scontrol` may take; a busy controller answers within 10 s, its own MessageTimeout."""
 
+_GLANCE_S = 8.0
+"""How long `squeue` may take: what it adds is not worth a longer wait."""
+
+_SQUEUE_FORMAT = "%A|%T|%L"
+"""Job id, state in full, time left: the same words and forms in all releases, while JSON came and changed with them."""
+
+_TIME_LEFT = re.compile(r"(?:([0-9]{1,6})-)?(?:([0-9]{1,6}):)?([0-9]{1,6}):([0-9]{1,2})", re.ASCII)
+
 _KEPT = re.compile(
     r"SLURM_(CONF|JWT|STEPMGR|JOBID|JOB_\w+|ARRAY_\w+|SUBMIT_\w+|SPANK_\w+|CLUSTER_NAME|WORKING_CLUSTER|NODE_ALIASES)"
 )
@@ -22,6 +31,42 @@ _KEPT = re.compile(
 and salloc set some of them: `sbatch -n6` alone made a step of `--ntasks-per-node=1` start six tasks."""
 
 _BENDING = re.compile(r"S(LURM|RUN)_\w+")
+
+_OF_A_JOB = ("SLURM", "SRUN_", "SBATCH_", "SALLOC_")
+_OF_THE_CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS")
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """How a job of the user's fares."""
+
+    state: str  # RUNNING, COMPLETING, SUSPENDED...
+    left_s: float | None  # None without limit
+
+
+def read_jobs() -> dict[str, JobState]:
+    """Return the user's jobs by their ids; empty when there is no SLURM here, or it does not answer."""
+    unset = (word for name in os.environ if name.startswith("SQUEUE_") for word in ("-u", name))
+    argv = ["env", *unset, "squeue", "--noheader", f"--user={os.geteuid()}", f"--format={_SQUEUE_FORMAT}"]
+    try:
+        return parse_jobs(run(argv, timeout_s=_GLANCE_S).stdout)
+    except ProcessError:
+        return {}
+
+
+def parse_jobs(text: str) -> dict[str, JobState]:
+    """Return the jobs that `squeue` lists in our format; lines of another form are passed over."""
+    rows = (line.strip().split("|") for line in text.splitlines())
+    return {row[0]: JobState(row[1], _parse_time_left(row[2])) for row in rows if len(row) == 3 and row[0].isdecimal()}
+
+
+def _parse_time_left(text: str) -> float | None:
+    """Seconds of `1-02:03:04`, `2:03:04`, `3:04`; None for UNLIMITED, NOT_SET, INVALID."""
+    found = _TIME_LEFT.fullmatch(text)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 def read_allocation(environment: Mapping[str, str]) -> Allocation:
@@ -57,6 +102,23 @@ def make_srun_argv(plan: Plan, task: Sequence[str], environment: Iterable[str] =
         # lines reach every task and come back at once
         "--input=all", "--unbuffered", "--quit-on-interrupt",
         "--job-name=chslurm", f"--chdir={plan.job_dir}", "--export=ALL",
+        *task,
+    ]  # fmt: skip
+
+
+def make_attach_argv(plan: Plan, host: Host, task: Sequence[str], environment: Iterable[str] = os.environ) -> list[str]:
+    """Return the command that runs `task` on the node of one host, beside the cluster's own step, from anywhere.
+
+    We may be on a login node, or in another job whose variables would bend ours: none of SLURM's reaches srun but
+    where its controller is.
+    """
+    foreign = (name for name in sorted(environment) if name.startswith(_OF_A_JOB) and name not in _OF_THE_CLUSTER)
+    unset = (word for name in foreign for word in ("-u", name))
+    return [
+        "env", *unset,
+        "srun", f"--jobid={plan.slurm_job_id}", f"--nodelist={host.name}", "--nodes=1", "--ntasks=1",
+        "--overlap", "--cpu-bind=none", "--mem=0", "--mpi=none",
+        "--unbuffered", "--quiet", "--job-name=chslurm-attach", "--chdir=/", "--export=ALL",
         *task,
     ]  # fmt: skip
 

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
@@ -25,6 +26,7 @@ from chslurm.host.lock import check_unlocked, hold_lock, renew_lease
 from chslurm.jobdir import META_FILES, JobDir, find_guest_of_output, is_run_file, is_run_folder
 from chslurm.meta import make_meta_files
 from chslurm.plan import Plan, plan_to_json
+from chslurm.sshconfig import render_ssh_config
 from chslurm.units import quote
 
 # fmt: off
@@ -45,7 +47,7 @@ def check_job_dir(root: Path) -> None:
                 raise UsageError(f"{name}: nothing can be made there", hint="choose another place with --jobbase")
             return
         found = root.stat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or _read_marker(root) is None:
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or read_marker(root) is None:
             hint = "choose another name"
             raise UsageError(f"{name}: exists, and is not one of yours that this tool made", hint=hint)
         check_unlocked(JobDir(root).lock, name)
@@ -71,6 +73,7 @@ def start_job_dir(plan: Plan, *, reuse: bool) -> Iterator[Plan]:
             make_folder(job_dir.run, 0o700)
             stack.enter_context(hold_lock(job_dir.lock, job_dir.lease(cluster_id), _name(root)))
             stack.callback(shutil.rmtree, job_dir.keys(cluster_id), ignore_errors=True)
+            stack.callback(_remove, job_dir.ssh_config)
             plan = _fill(job_dir, dataclasses.replace(plan, job_dir=str(root)))
         except OSError as error:
             raise ChslurmError(f"can't write {_name(root)}: {error.strerror}: {error.filename}") from error
@@ -112,7 +115,7 @@ def _make_root(wanted: Path, cluster_id: str, exact: bool) -> Path:
     raise UsageError(f"{_name(wanted)}: exists", hint="choose a name with --jobdir")
 
 
-def _read_marker(root: Path) -> str | None:
+def read_marker(root: Path) -> str | None:
     """Return the cluster id in the marker; None when there is no marker of ours. Symbolic links are no markers."""
     with suppress(OSError, ValueError):
         fd = os.open(JobDir(root).marker, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -135,6 +138,8 @@ def _fill(job_dir: JobDir, plan: Plan) -> Plan:
     make_folder(keys, 0o700)
     for name, text in render_key_files(make_cluster_keys(plan.cluster_id)).items():
         write_file(keys / name, text.encode())
+    proxy = [sys.executable, "-P", "-m", "chslurm.cli.main", "connect", "--cluster", plan.job_dir]
+    write_file(job_dir.ssh_config, render_ssh_config(plan, proxy).encode())
     _copy_boot_scripts(job_dir.opt(plan.cluster_id))
     if plan.job.script is not None:
         why = _place_jobscript(plan.job.script, Path(job_dir.jobscript))
@@ -159,6 +164,11 @@ def _clear(job_dir: JobDir, plan: Plan) -> None:
             path.unlink()
         elif is_run_folder(path.name):
             shutil.rmtree(path)
+
+
+def _remove(path: PurePath) -> None:
+    with suppress(OSError):
+        Path(path).unlink()
 
 
 def _empty(path: Path) -> None:

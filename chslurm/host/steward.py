@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from chslurm.host.disks import GuestDisks, put_away
 from chslurm.host.files import open_append
 from chslurm.host.qemu import Ending, Qemu
 from chslurm.messages import Event, EventKind, GuestOrder, GuestWord, GuestWordKind
+from chslurm.phases import LONG_WORK
 from chslurm.plan import Guest
 
 _PASSED_ON = {
@@ -22,6 +24,9 @@ _PASSED_ON = {
     GuestWordKind.BARRIER: EventKind.BARRIER,
 }
 """Words that the head hears as they are. Each guest says each once; BARRIER once for each name."""
+
+_RESIZE_PROTOCOL = 2
+"""Agents of older images do not know the order and would call it a failure."""
 
 _MAX_WORDS = 1000
 """A guest that reports more than this is broken or hostile, and is ended."""
@@ -42,9 +47,14 @@ class Steward:
         self._files: Sequence[GuestFile] | None = None  # who the guest is, once that is known
         self._told = False
         self._words = 0
+        self._next_work_s = 0.0
+        self._protocol = 0  # what its agent knows
+        self._ready = False
+        self._size: tuple[int, int] | None = None  # rows and columns of the terminal that shows its console
         self._failure = ""
         qemu.on_word = self._on_word
         qemu.on_trouble = self._fail
+        qemu.console.on_size = self.resize
 
     @property
     def gone(self) -> bool:
@@ -74,16 +84,35 @@ class Steward:
         """End the guest by the kernel."""
         self.qemu.kill()
 
-    def put_away(self, *, cleanup: bool, hurry: bool) -> None:
-        """Put the disks of a guest that is gone where they belong. Raises ChslurmError when they can't be kept."""
-        lines = [*put_away(self.disks, cleanup=cleanup, hurry=hurry), "oneguest done"]
-        with suppress(OSError), open_append(self.log) as log:
-            log.write("".join(f"{line}\n" for line in lines).encode())
-
     async def see_out(self) -> None:
         """Wait for the guest's end and report it."""
         ending: Ending = await self.qemu.ending
-        self._report(EventKind.GUEST_GONE, text=self._failure or ending.why, status=0 if ending.clean else 1)
+        clean = ending.clean and not self._failure
+        self._report(EventKind.GUEST_GONE, text=self._failure or ending.why, status=0 if clean else 1)
+
+    async def put_away(self, *, cleanup: bool, hurry: bool) -> None:
+        """Put the disks of a guest that is gone where they belong; its log and its console tell of it.
+
+        Raises ChslurmError when they can't be kept.
+        """
+        try:
+            done = await asyncio.to_thread(put_away, self.disks, cleanup=cleanup, hurry=hurry)
+            text = "".join(f"{line}\n" for line in (*done, "oneguest done"))
+            with suppress(OSError), open_append(self.log) as log:
+                log.write(text.encode())
+            self.qemu.console.say(text)
+        finally:
+            self.qemu.console.close()
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the console the size of the terminal that shows it, as soon as the guest can take it."""
+        self._size = (rows, columns)
+        self._resize()
+
+    def _resize(self) -> None:
+        if self._ready and self._protocol >= _RESIZE_PROTOCOL and self._size is not None:
+            rows, columns = self._size
+            self.qemu.say(GuestOrder(op="resize", rows=rows, columns=columns))
 
     def _introduce(self) -> None:
         if self._files is None or not self.spoke or self._told:
@@ -95,12 +124,14 @@ class Steward:
         self.qemu.say(GuestOrder(op="boot"))
 
     def _on_word(self, word: GuestWord) -> None:
-        self._words += 1
+        if self._is_work(word):
+            return
+        self._words += not (word.event is GuestWordKind.HELLO and self.spoke)
         if self._words > _MAX_WORDS:
             self._fail(f"reported more than {_MAX_WORDS} things")
         elif word.event is GuestWordKind.HELLO:
             if not self.spoke:
-                self.spoke = True
+                self.spoke, self._protocol = True, word.protocol
                 self._report(EventKind.GUEST_STAGE, text=f"kernel {word.kernel} up")
             self._introduce()
         elif word.event is GuestWordKind.STAGE:
@@ -109,6 +140,19 @@ class Steward:
             self._fail(word.text)
         elif (kind := _PASSED_ON.get(word.event)) is not None:
             self._report(kind, text=word.name, status=word.status & 0xFF)
+            if kind is EventKind.GUEST_READY:
+                self._ready = True
+                self._resize()
+
+    def _is_work(self, word: GuestWord) -> bool:
+        """Pass on how far long work is, which may take as many words as it likes, but no more than one a second."""
+        if word.event is not GuestWordKind.STAGE or not word.name.endswith(LONG_WORK):
+            return False
+        now_s = time.monotonic()
+        if now_s >= self._next_work_s:
+            self._next_work_s = now_s + 1.0
+            self._report(EventKind.GUEST_STAGE, text=word.name)
+        return True
 
     def _fail(self, text: str) -> None:
         """The guest can't do its work: say so at its end, which is now."""

@@ -15,9 +15,9 @@ import msgspec
 
 from chslurm.errors import ChslurmError
 from chslurm.host.fabric import Fabric, own_address
-from chslurm.host.files import read_shared
 from chslurm.host.lines import tell
 from chslurm.host.pathmtu import PathProbe
+from chslurm.host.sharedfiles import read_shared
 from chslurm.host.tunnelport import reserve_tunnel_port
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind

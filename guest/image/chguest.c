@@ -16,6 +16,7 @@
 //   {"op":"clock","unix_s":1700000000.123}                        set the clock if it is wrong by more than 0.5 s
 //   {"op":"boot"}                                                 mount opt and meta, run boot.sh, once
 //   {"op":"release","barrier":"NAME"}   {"op":"poweroff"}   {"op":"ping"}
+//   {"op":"resize","rows":24,"columns":80}                        set the size of the console; since protocol 2
 //
 // Events have at most 2048 bytes: hello (again and again until the first order), stage, barrier, ready, job_started,
 // job_ended, failed, pong. The agent knows nothing about the guest before its host has spoken, so a guest can be saved
@@ -32,6 +33,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
@@ -42,6 +44,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define CONSOLE_PATH "/dev/hvc0"
 #define RUN_DIR "/run/chslurm"
 #define SOCKET_PATH RUN_DIR "/agent.sock"
 #define BOOTED_PATH RUN_DIR "/booted"
@@ -57,6 +60,8 @@ enum {
     FIELDS_MAX = 8,
     CLIENTS_MAX = 32,
     BARRIERS_MAX = 64,
+    PROTOCOL = 2,        // in hello: which orders this agent knows; an unknown one is a failure
+    SIZE_MAX_CELLS = 1000,  // of a terminal, in each direction
     HELLO_EVERY_MS = 2000,
     RETRY_MS = 50,       // while no host is connected the port gives no sign when one comes
     POWEROFF_WITHIN_MS = 20000,
@@ -302,6 +307,7 @@ struct client {
 
 static struct {
     int port;                          // -1 until the port is found
+    int console;                       // -1 until its size was set
     int host_there;
     int orders_seen;
     int skipping;                      // inside an order that is too long
@@ -316,7 +322,7 @@ static struct {
     int booted;
     pid_t poweroff;
     long poweroff_deadline_ms;         // 0: not asked for
-} agent = {.port = -1};
+} agent = {.port = -1, .console = -1};
 
 static void flush_outbox(void)
 {
@@ -365,7 +371,8 @@ static void send_hello(void)
     char kernel[2 * TEXT_MAX + 3];
     uname(&system);
     quote(system.release, kernel);
-    send_event("{\"event\":\"hello\",\"protocol\":1,\"kernel\":%s,\"uptime_s\":%.2f}", kernel, now_ms() / 1000.0);
+    send_event("{\"event\":\"hello\",\"protocol\":%d,\"kernel\":%s,\"uptime_s\":%.2f}", PROTOCOL, kernel,
+               now_ms() / 1000.0);
 }
 
 static void send_stage(const char *name)
@@ -506,6 +513,32 @@ static void order_poweroff(void)
     agent.poweroff_deadline_ms = now_ms() + POWEROFF_WITHIN_MS;
 }
 
+// The number of a field; 0 when there is no such field, or a text in it.
+static double number_of(const struct object *order, const char *key)
+{
+    const struct field *field = find_field(order, key);
+    return field && !field->text ? field->number : 0;
+}
+
+// Give the console the size of the terminal that shows it. Its foreground job gets SIGWINCH. A size that can't be set
+// is no reason to end a guest. The console stays open, since the kernel forgets the size with the last who has it
+// open; the next order opens it anew, since a login begins with hanging up all who do.
+static void order_resize(const struct object *order)
+{
+    double rows = number_of(order, "rows"), columns = number_of(order, "columns");
+    if (!(rows >= 1 && rows <= SIZE_MAX_CELLS && columns >= 1 && columns <= SIZE_MAX_CELLS)) {
+        fprintf(stderr, "chguest: resize: bad size\n");
+        return;
+    }
+    struct winsize size = {.ws_row = (unsigned short)rows, .ws_col = (unsigned short)columns};
+    int console = open(CONSOLE_PATH, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+    if (console < 0 || ioctl(console, TIOCSWINSZ, &size))
+        fprintf(stderr, "chguest: can't set the size of " CONSOLE_PATH ": %s\n", strerror(errno));
+    if (agent.console >= 0)
+        close(agent.console);
+    agent.console = console;
+}
+
 static void power_off_now(void)
 {
     sync();
@@ -531,6 +564,8 @@ static void obey(char *line)
         order_release(&order);
     else if (!strcmp(op, "poweroff"))
         order_poweroff();
+    else if (!strcmp(op, "resize"))
+        order_resize(&order);
     else if (!strcmp(op, "ping"))
         send_event("{\"event\":\"pong\"}");
     else

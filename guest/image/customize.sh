@@ -18,7 +18,8 @@ step "configuring the guest"
 # Modes are ours, whatever umask the files were checked out or installed with.
 tar -C "$build/image/root" --owner=0 --group=0 --mode=u=rwX,go=rX -cf - . |
     tar -C "$root" --no-overwrite-dir --keep-directory-symlink -xf -
-chmod 0755 "$root/usr/lib/chslurm/boot-bundle" "$root/usr/lib/chslurm/shutdown" "$root"/etc/kernel/*/zz-chslurm
+chmod 0755 "$root"/usr/lib/chslurm/boot-bundle "$root"/usr/lib/chslurm/generator "$root"/usr/lib/chslurm/shutdown \
+    "$root"/etc/kernel/*/zz-chslurm
 chmod 0440 "$root/etc/sudoers.d/chslurm"
 for name in shutdown poweroff halt reboot; do
     ln -s /usr/lib/chslurm/shutdown "$root/usr/local/sbin/$name"
@@ -51,7 +52,8 @@ done < "$build/image/masked-units"
 mkdir -p "$root/etc/systemd/system-generators" "$root/etc/tmpfiles.d"
 for generator in "$root"/lib/systemd/system-generators/*; do
     case ${generator##*/} in
-        systemd-fstab-generator|systemd-sysv-generator) ;;
+        systemd-fstab-generator|systemd-sysv-generator)
+            ln -s /usr/lib/chslurm/generator "$root/etc/systemd/system-generators/${generator##*/}" ;;
         *) ln -sf /dev/null "$root/etc/systemd/system-generators/${generator##*/}" ;;
     esac
 done

@@ -44,13 +44,19 @@ become() { # NODE USER COMMAND...
         sh -c 'cd -- "$1" 2>/dev/null || cd || exit; unset OLDPWD; shift; exec "$@"' sh "$PWD" "$@"
 }
 
-# Start COMMAND as a daemon of root on NODE. It holds the lock until it is inside, where `down` finds it.
+# Start COMMAND as a daemon of root on NODE. It holds the lock until it is inside, where `down` finds it, and nothing
+# that whoever called us has open: a lock of theirs would be held for as long as the box is up.
 start_daemon() { # NODE LOG COMMAND...
     local entry
     set_entry "$1"
     # shellcheck disable=SC2016 # for the inner shell
     setsid "${entry[@]}" env -i PATH="$PATH" LANG=C.UTF-8 SLURM_CONF="$SLURM_CONF" \
-        sh -c 'cd /; exec "$@" 9>&-' sh "${@:3}" </dev/null >>"$BOX/log/$2" 2>&1 &
+        bash -c 'cd /
+            for fd in /proc/self/fd/*; do
+                fd=${fd##*/}
+                ((fd < 3)) || exec {fd}>&-
+            done
+            exec "$@"' bash "${@:3}" </dev/null >>"$BOX/log/$2" 2>&1 &
 }
 
 make_nodes() { # NODES MTU

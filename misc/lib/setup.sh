@@ -11,10 +11,11 @@ PACKAGES=(
     passt:pasta slirp4netns:slirp4netns nftables:nft iproute2:ip iputils-ping:ping openssh-client:ssh
     mmdebstrap:mmdebstrap gdisk:sgdisk e2fsprogs:mkfs.ext4 uidmap:newuidmap
     python3-venv:python3 python3-pip:python3
-    shellcheck:shellcheck tmux:tmux
+    xterm:xterm xvfb:Xvfb xdotool:xdotool qemu-system-gui:qemu-system-x86_64
+    shellcheck:shellcheck tmux:tmux gcc:gcc libc6-dev:gcc openssh-server:sshd
 )
 PACKAGED=(pyproject.toml README.md LICENSE NOTICE chslurm guest sbatch-templates examples) # what a wheel is made of
-IMAGE_MADE_OF=(guest/image chslurm/image.py chslurm/bundle.py chslurm/host/imagebuild.py chslurm/host/bundle.py)
+IMAGE_MADE_OF=(guest/image chslurm/image.py chslurm/bundle.py chslurm/history.py chslurm/host/imagebuild.py chslurm/host/bundle.py)
 SYSTEM_PYTHON=/usr/bin/python3 # not what a PATH, pyenv or venv offers: all users must be able to read it
 POLICY=/usr/sbin/policy-rc.d
 POLICY_MARK="# made by the set-up of chslurm, removed when it ends"

@@ -70,6 +70,15 @@ def folder(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return home
 
 
+@pytest.mark.usefixtures("folder")
+def test_windows_that_cannot_be_opened_are_refused_first(invoke: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    status, _, error = invoke(chrun, "--vga", "image.qcow2")
+    assert (status, error.count("\n")) == (64, 1)
+    assert "neither DISPLAY nor WAYLAND_DISPLAY is set; work on" in error
+
+
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of good and bad images."""
@@ -173,6 +182,7 @@ def test_help_imports_nothing_that_takes_time() -> None:
         ("data.qcow2", "its data is in another file"),
         ("x" * 300, "File name too long"),
         ("-n 0 image.qcow2", "-n '0'"),
+        ("--commit 2 image.qcow2 --ram 300M", "--commit 2: no such guest"),
         ("-n 1000 image.qcow2", "at most 253 guests fit on 1 hosts"),
         ("--ram 4G; image.qcow2", "--ram '4G;'"),
         ("--ram 9223372036854775808 image.qcow2", "out of range"),
@@ -350,6 +360,16 @@ def test_explain_shows_the_step_without_what_would_bend_it(invoke: Command, monk
         assert option in step
 
 
+@pytest.mark.usefixtures("folder")
+def test_explain_shows_the_commit(invoke: Command, folder: Path) -> None:
+    status, out, _ = invoke(chrun, "--ram", "300M", "--commit", "1", "--explain", "image.qcow2")
+    assert status == 0
+    found = re.search(r"^in the end, of guest 1:\n    (qemu-img convert .*)\n    (mv .*)\n", out, re.M)
+    assert found is not None
+    assert found[1].endswith("1.overlay.qcow2' -O qcow2 NEW")
+    assert found[2] == f"mv NEW '{folder}/image.qcow2'"
+
+
 # -- the end ----------------------------------------------------------------------------------------------------------
 
 
@@ -438,3 +458,17 @@ def test_a_log_that_can_not_be_written_ends_nothing() -> None:
     with open(writer, "w", closefd=True, buffering=1) as log, start_progress(log) as progress:
         tell(progress)
         os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
+
+
+@pytest.mark.parametrize("words", [[], ["image"]])
+def test_a_group_without_a_command_shows_its_help(words: list[str]) -> None:
+    argv = [sys.executable, "-m", "chslurm.cli.main", *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.startswith("Usage: chslurm")
+    assert "\nCommands:\n" in done.stderr
+
+
+def test_oneguest_takes_its_image_first() -> None:
+    context = oneguest.make_context("oneguest", ["image.qcow2", "--job", "x", "--", "a", "-b"])
+    assert (context.params["image"], context.params["arguments"]) == ("image.qcow2", ("a", "-b"))

@@ -36,6 +36,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         tap_fd=0,
         qmp_fd=-1,
         control_fd=-1,
+        console_fd=-1,
         console=tmp_path / "console, with comma",
         job_output=tmp_path / "job.out",
         job_errors=tmp_path / "job.err",
@@ -52,7 +53,10 @@ def live(machine: Machine, act: Callable[[Qemu], None]) -> Ending:
         await asyncio.wait_for(hello.wait(), 10)
         await asyncio.wait_for(qemu.connected.wait(), 10)
         act(qemu)
-        return await asyncio.wait_for(qemu.ending, 10)
+        ending = await asyncio.wait_for(qemu.ending, 10)
+        qemu.console.close()
+        await asyncio.sleep(0.01)
+        return ending
 
     return asyncio.run(story())
 
@@ -64,6 +68,12 @@ def test_console_is_where_it_was_said_to_be(machine: Machine) -> None:
 
 def test_orderly_shutdown_is_clean(machine: Machine) -> None:
     assert live(machine, Qemu.power_down) == Ending(clean=True, why="shut down from inside")
+
+
+def test_killed_after_the_guest_shut_down_is_not_clean(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_GUEST", "fragile")
+    why = "shut down from inside, then QEMU ended: killed by SIGKILL"
+    assert live(machine, Qemu.power_down) == Ending(clean=False, why=why)
 
 
 def test_quit_is_not_clean(machine: Machine) -> None:

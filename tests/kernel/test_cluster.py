@@ -75,6 +75,7 @@ def test_guests_reach_nothing_but_their_cluster(lab: Lab) -> None:
         lab.outside.serve("outside", kind, 7000)
         for number, host in enumerate(hosts, 1):
             host.serve(f"host {number}", kind, 7000)
+            host.serve(f"host {number}", kind, 22)
             # positive control: whoever is not in the cluster gets an answer
             assert lab.outside.asks(kind, f"10.99.0.{number}") == f"host {number}"
         assert hosts[0].asks(kind, "10.99.0.254") == "outside"
@@ -82,7 +83,7 @@ def test_guests_reach_nothing_but_their_cluster(lab: Lab) -> None:
     gateway = here.address.gateway
     places: list[object] = ["10.99.0.1", "10.99.0.2", "10.99.0.3", "10.99.0.254", "198.51.100.1", "127.0.0.1", gateway]
     places += ["172.22.2.254", "172.22.255.2", "172.22.255.100", "172.22.3.1", "169.254.169.254", "255.255.255.255"]
-    questions = [(kind, place, 7000) for kind in ("tcp", "udp") for place in places]
+    questions = [(kind, place, port) for kind in ("tcp", "udp") for place in places for port in (22, 7000)]
     answers = dict(zip(questions, here.asks_all(questions), strict=True))
     assert not any(answers.values()), answers
     for place in places:

@@ -45,6 +45,18 @@ def test_the_loopback_of_the_host_is_not_reached(lab: Lab, host: Namespace) -> N
             assert guest.asks(kind, place, 7001) == "", (kind, place)
 
 
+def test_the_ssh_server_of_the_host_is_reached_by_the_name_of_the_gateway(lab: Lab, host: Namespace) -> None:
+    node = lab.start(host, mode="workstation")
+    node.ask("join_outside")
+    for guest in node.guests:
+        assert guest.asks("tcp", guest.address.gateway, 22) == ""  # no server yet: the connection is reset
+    host.serve("sshd", "tcp", 22, "127.0.0.1")
+    for guest in node.guests:
+        assert guest.asks("tcp", guest.address.gateway, 22) == "sshd"
+        assert guest.asks("udp", guest.address.gateway, 22) == ""
+    assert lab.outside.asks("tcp", "10.99.0.1", 22) == ""
+
+
 def test_nobody_outside_reaches_guests(lab: Lab, host: Namespace) -> None:
     node = lab.start(host, mode="workstation")
     node.ask("join_outside")

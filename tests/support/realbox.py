@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from typing import Any
 import pytest
 
 Result = subprocess.CompletedProcess[str]
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # what runs under nohup hears of no hang-up, nor does what it starts
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chslurm.bundle import HEAD_BYTES, Slot, parse_payload, parse_slots
+from chslurm.bundle import HEAD_BYTES, Slot, has_boot_bundle, parse_payload, parse_slots
 from chslurm.errors import ChslurmError
 
 MIB = 1024 * 1024
@@ -56,6 +56,16 @@ SOUND_HEAD = make_head(make_header(3, version="old"), make_header(4, version="ne
 def test_newest_slot_comes_first() -> None:
     slots = parse_slots(SOUND_HEAD)
     assert slots == (Slot(4, 129 * MIB, 5000, SUM, "new"), Slot(3, 2 * MIB, 5000, SUM, "old"))
+
+
+def test_a_partition_is_a_boot_bundles_by_its_headers_not_by_its_name() -> None:
+    assert has_boot_bundle(SOUND_HEAD)
+    assert has_boot_bundle(make_head(make_header(1)))
+    assert has_boot_bundle(make_head(b"", make_header(1)))
+    assert not has_boot_bundle(make_head())
+    assert not has_boot_bundle(make_head(make_header(1), name="root"))
+    assert not has_boot_bundle(make_head(b"\xebX\x90mkfs.fat", make_header(1))), "left by what was there before"
+    assert not has_boot_bundle(b"")
 
 
 @pytest.mark.parametrize(

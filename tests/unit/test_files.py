@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from chslurm.errors import ChslurmError
-from chslurm.host import files
-from chslurm.host.files import clear_folder, open_append, read_plan, write_file
+from chslurm.host import sharedfiles
+from chslurm.host.files import clear_folder, open_append, write_file
 from chslurm.host.keys import read_cluster_keys
+from chslurm.host.sharedfiles import read_plan
 from chslurm.plan import Plan, plan_digest, plan_to_json
 
 
@@ -26,7 +27,7 @@ def test_the_plan_is_read_back_or_refused(
     assert read_plan(path, cluster_id=plan.cluster_id, digest=digest) == plan
     with pytest.raises(ChslurmError, match="is of cluster 0123456789abcdef, not other"):
         read_plan(path, cluster_id="other", digest=digest)
-    monkeypatch.setattr(files, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(sharedfiles, "_PATIENCE_S", 0.0)
     with pytest.raises(ChslurmError, match="not what the head wrote"):
         read_plan(path, cluster_id=plan.cluster_id, digest="0" * 64)
     with pytest.raises(ChslurmError, match="not there"):

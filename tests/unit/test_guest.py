@@ -43,7 +43,17 @@ def test_machine_is_what_the_plan_says(machine: Machine) -> None:
     assert "mac=02:00:ac:16:02:01" in text
     assert "fd=13" in text
     assert "-kernel /proc/self/fd/10 -initrd /proc/self/fd/11" in text
-    assert machine.fds == (13, -1, -1, 12, 10, 11)
+    assert machine.fds == (13, -1, -1, -1, 12, 10, 11)
+
+
+def test_a_screen_is_there_when_it_is_asked_for(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of()
+    for display, words in ((None, "none"), ("gtk", "gtk,window-close=off")):
+        offer = Offer(Accelerator.TCG, None, None, display)
+        argv = make_qemu_argv(make_machine(plan, plan.guests[0], offer, Disk("/r"), Disk("/t"), 3))
+        assert argv[argv.index("-display") + 1] == words
+        assert any(word.startswith("VGA") for word in argv) is (display is not None)
+        assert "-sandbox" in argv
 
 
 def test_kvm_uses_the_hosts_processor(plan_of: Callable[..., Plan]) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from chslurm.environment import find_job_variables, find_secret_proxies, render_exports
 from chslurm.guest_files import ClusterKeys, GuestFile, HostIdentity, make_guest_files
+from chslurm.messages import GuestOrder, encode
 from chslurm.meta import make_meta_files
 from chslurm.plan import Group, Job, Plan, User
 
@@ -53,6 +54,11 @@ def test_hosts_as_the_tutorial_shows_them(plan_of: Callable[..., Plan]) -> None:
     assert files["interactive"] == ""
 
 
+def test_the_guest_that_is_committed_is_named(plan_of: Callable[..., Plan]) -> None:
+    assert "commit" not in make_meta_files(plan_of())
+    assert make_meta_files(dataclasses.replace(plan_of(), commit_guest=2))["commit"] == "2\n"
+
+
 def test_userdata_is_json_for_any_name(plan: Plan) -> None:
     odd = dataclasses.replace(plan, user=User('na"me', 5, 6, (Group("dömäne\\g", 1000),)))
     data = json.loads(make_meta_files(odd)["host-userdata"])
@@ -71,6 +77,19 @@ def test_meta_holds_no_secret(plan: Plan) -> None:
 def test_jobs_get_the_identity_of_the_slurm_job_and_no_node_list() -> None:
     environment = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOBID": "1", "SLURM_JOB_NAME": "\udcff"}
     assert find_job_variables(environment) == {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "?"}
+    names = ("JOB_ID", "TASK_ID", "TASK_COUNT", "TASK_MIN", "TASK_MAX", "TASK_STEP")
+    array = {f"SLURM_ARRAY_{name}": "7" for name in names}
+    assert find_job_variables(array) == array
+
+
+def test_more_groups_than_an_order_holds_keep_their_numbers(plan: Plan) -> None:
+    groups = tuple(Group(f"CORP\\group number {gid}", gid) for gid in range(1000, 4000))
+    file = files_of(dataclasses.replace(plan, user=User("user", 5, 6, groups)))["groups"]
+    order = encode(GuestOrder(op="put", name=file.name, mode="0644", text=file.text))
+    assert len(order) < 64 << 10
+    lines = file.text.splitlines()
+    assert [int(line.partition(":")[0]) for line in lines] == list(range(1000, 4000))
+    assert (lines[0], lines[-1]) == ("1000:CORP\\group number 1000", "3999:")
 
 
 def test_arguments_reach_the_script_as_they_were(plan: Plan) -> None:

@@ -34,14 +34,14 @@ FAKES = {
             port) echo "$CH_ROOT/$2" ;;
             *) exit 99 ;;
         esac""",
-    "id": '[ "$*" = charlie ] && echo uid=1001',
     "chown": '[ "$1" = -h ] || exit 99',
     "swapon": '[ "$*" = /dev/vdb1 ]',
     "mount": """
         [ "$*" = "-a -T $CH_ROOT/run/chslurm/fstab" ] || exit 99
         [ -z "$BROKEN" ] || { echo "mount: $BROKEN: bad" >&2; exit 32; }""",
     "ip": '[ "$*" = "-batch -" ] && cat >"$CH_ROOT/ip-batch"',
-    "systemctl": '[ "$*" = "--no-block start serial-getty@hvc0.service" ]',
+    "systemctl": 'case "$*" in "--no-block start "*getty@*.service) ;; *) exit 99 ;; esac',
+    "modprobe": '[ "$*" = "-q bochs" ] && [ -z "$BROKEN" ]',
     "setpriv": 'while [ "${1#--}" != "$1" ]; do case $1 in --re?id) shift ;; esac; shift; done; exec "$@"',
 }
 
@@ -93,12 +93,15 @@ class FakeGuest:
         return [(name, gid, members.split(",") if members else []) for name, _, gid, members in rows]
 
 
-def make_guest(root: Path, *, interactive: bool = False, sync: bool = True, guest_id: int = 0) -> FakeGuest:
+def make_guest(
+    root: Path, *, interactive: bool = False, sync: bool = True, vga: bool = False, guest_id: int = 0
+) -> FakeGuest:
     guest = FakeGuest(root)
     identity = {
         "CH_GUEST_ID": guest_id, "CH_GUEST_NAME": f"chgu{guest_id}", "CH_GUEST_MAC": "02:00:ac:16:01:01",
         "CH_GUEST_IP": "172.22.1.1", "CH_GUEST_PREFIX": 24, "CH_GATEWAY_IP": "172.22.1.254", "CH_MTU": 1400,
         "CH_UID": UID, "CH_INTERACTIVE": int(interactive), "CH_SYNC": int(sync),
+        "CH_VGA": int(vga),
     }  # fmt: skip
     guest.write("run/chslurm/identity.sh", "".join(f"{name}='{value}'\n" for name, value in identity.items()))
     guest.write("run/chslurm/environment.sh", f"export CH_META='{root}/ch/meta'\nexport CH_ODD='a'\\''b'\n")
@@ -227,7 +230,8 @@ def test_charlie_gets_the_uid_and_groups_of_the_host(guest: FakeGuest) -> None:
     assert (guest.root / "etc/passwd").read_text() == PASSWD.replace("charlie:x:65530", f"charlie:x:{UID}")
     expected = GROUP + "reidpr:x:1001:charlie\ntwitter:x:1000:charlie\ndomain users:x:2000:charlie\n"
     assert (guest.root / "etc/group").read_text() == expected
-    assert "uid=1001" in texts(result.stdout)
+    groups = "65530(charlie),27(sudo),1001(reidpr),1000(twitter),2000(domain users)"
+    assert f"uid=1001(charlie) gid=65530(charlie) groups={groups}" in texts(result.stdout)
 
 
 @pytest.mark.parametrize(
@@ -280,12 +284,49 @@ def test_a_home_directory_follows_the_uid_only_when_it_changed(guest: FakeGuest)
     guest.write("home/charlie/file", "")
     home = f"{guest.root}/home/charlie"
     key = [f"{guest.run}/user", f"{guest.run}/user/id_ed25519", f"{guest.run}/user/id_ed25519.pub"]
+    for_key = " ".join(["chown", "-h", str(UID), *key])
 
     guest.boot("20-users.sh")
-    assert sorted(guest.calls()[-2].split()) == sorted(["chown", "-h", str(UID), *key, home, f"{home}/file"])
+    assert guest.calls()[-2] == for_key
+    assert sorted(guest.calls()[-1].split()) == sorted(["chown", "-h", str(UID), home, f"{home}/file"])
 
     guest.boot("20-users.sh")
-    assert sorted(guest.calls()[-2].split()) == sorted(["chown", "-h", str(UID), *key])
+    assert guest.calls()[-1] == for_key
+
+
+def test_a_large_home_directory_tells_how_far_it_is(guest: FakeGuest) -> None:
+    guest.write("etc/passwd", PASSWD.replace("charlie:x:65530", f"charlie:x:{os.getuid()}"))
+    home = guest.root / "home/charlie" / ("long" * 50)
+    home.mkdir()
+    for number in range(3000):
+        (home / f"{number}{'x' * 200}").touch()
+
+    assert guest.boot("20-users.sh").returncode == 0
+
+    calls = guest.calls()
+    stages = [call.split(".")[1] for call in calls if call.startswith("chguest stage 20-users.")]
+    done = [int(stage.removesuffix("-files")) for stage in stages]
+    assert len(done) == 1  # at once; the next would come 5 s later
+    assert 200 <= done[0] <= 3005
+    owned = [word for call in calls if call.startswith("chown ") for word in call.split()[3:]]
+    assert len(owned) == len(set(owned)) == 3000 + 2 + 3  # files, folders, key
+
+
+def test_a_file_that_cannot_be_given_ends_the_boot(guest: FakeGuest) -> None:
+    guest.write("etc/passwd", PASSWD.replace("charlie:x:65530", f"charlie:x:{os.getuid()}"))
+    guest.write("bin/chown", "#!/bin/sh\nexit 1\n")
+    assert guest.boot("20-users.sh").returncode == 1
+    assert (
+        (guest.root / "etc/passwd").read_text().endswith(f"charlie:x:{os.getuid()}:65530:,:/home/charlie:/bin/bash\n")
+    )
+
+
+def test_hundreds_of_groups(guest: FakeGuest) -> None:
+    names = {5000 + number: f"project-{number}-of-the-faculty-of-everything" for number in range(800)}
+    guest.write("run/chslurm/groups", "".join(f"{gid}:{name}\n" for gid, name in names.items()) + "7000:\n")
+    assert guest.boot("20-users.sh").returncode == 0
+    mine = {int(gid): name for name, gid, members in guest.groups() if "charlie" in members}
+    assert mine == names | {27: "sudo", 7000: "group_7000"}
 
 
 def test_charlie_gets_a_private_copy_of_the_key(guest: FakeGuest) -> None:
@@ -384,6 +425,20 @@ def test_a_process_that_outlives_the_script_delays_the_end_by_seconds_only(guest
     waited_s = (guest.root / "late").stat().st_mtime - (guest.root / "ch/meta/sync/0.jobdone").stat().st_mtime
     assert 2 < waited_s < 6
     assert (guest.root / "chslurm.job.out").read_text() == "late\n"
+
+
+@pytest.mark.parametrize(("broken", "told"), [("", False), ("yes", True)])
+def test_a_screen_gets_its_driver_and_a_login(tmp_path: Path, broken: str, told: bool) -> None:
+    guest = make_guest(tmp_path, interactive=True, vga=True)
+    result = guest.boot("99-runjob.sh", broken=broken)
+    assert result.returncode == 0
+    assert guest.calls()[1:] == [
+        "modprobe -q bochs",
+        *(["modprobe -q bochs_drm"] if broken else []),
+        "systemctl --no-block start getty@tty1.service",
+        "systemctl --no-block start serial-getty@hvc0.service",
+    ]
+    assert ("the image has no driver for a screen (kernel module bochs)" in texts(result.stdout)) is told
 
 
 def test_interactive_mode_offers_a_login_and_runs_nothing(tmp_path: Path) -> None:

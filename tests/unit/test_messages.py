@@ -11,6 +11,7 @@ from chslurm.messages import (
     GUEST_WORD_MAX_BYTES,
     Event,
     EventKind,
+    GuestOrder,
     GuestWordKind,
     Order,
     OrderKind,
@@ -36,6 +37,11 @@ def test_an_event_is_one_short_line_and_comes_back(text: str) -> None:
 def test_an_order_comes_back() -> None:
     order = Order(OrderKind.POWER_DOWN, guests=(1, 2))
     assert decode_order(encode(order)) == order
+
+
+def test_an_order_for_a_guest_says_what_it_is_about_and_no_more() -> None:
+    assert encode(GuestOrder(op="resize", rows=24, columns=80)) == b'{"op":"resize","rows":24,"columns":80}\n'
+    assert encode(GuestOrder(op="boot")) == b'{"op":"boot"}\n'
 
 
 @given(st.binary(max_size=2000))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import PurePath
@@ -228,6 +229,15 @@ def test_no_plan_of_another_format_is_read(plans: dict[str, Plan]) -> None:
         plan_from_json(text)
     with pytest.raises(ChslurmError, match="can't read the plan"):
         plan_from_json(b"{}")
+
+
+@pytest.mark.parametrize(
+    "damage", [{"created": "yesterday"}, {"created": "0001-01-01T00:00:00"}, {"guests": []}, {"hosts": []}]
+)
+def test_no_damaged_plan_is_read(plans: dict[str, Plan], damage: dict[str, object]) -> None:
+    damaged = json.dumps({**json.loads(plan_to_json(plans["cluster"])), **damage}).encode()
+    with pytest.raises(ChslurmError, match="can't use the plan: no hosts, no guests, or no time"):
+        plan_from_json(damaged)
 
 
 def test_hosts_alone_need_no_tunnel(plans: dict[str, Plan]) -> None:

@@ -218,6 +218,33 @@ def test_hung_guest_is_named_with_the_stage_it_reached(play: Play, spoke: bool, 
     assert play.head.text.startswith(f"guest 1 on cn002: {words}")
 
 
+def test_long_work_that_goes_on_is_given_time_but_not_for_ever(play: Play) -> None:
+    play.every_host(EventKind.NODE_UP)
+    play.every_host(EventKind.FABRIC_READY)
+    play.every_guest(EventKind.GUEST_STARTED)
+    play.guest(EventKind.GUEST_READY, 0)
+    play.guest(EventKind.GUEST_READY, 2)
+    began_s = play.now_s
+    while play.now_s < began_s + 2900:
+        play.guest(EventKind.GUEST_STAGE, 1, text=f"20-users.{play.now_s:.0f}-files")
+        assert play.wait(100) == []
+    assert "cn002: guests give charlie's files to their new owner, which may take minutes" in play.head.notes
+    assert Order(OrderKind.POWER_DOWN) in play.wait(200)
+    assert play.head.text.startswith("guest 1 on cn002: not ready after 300")
+
+
+@pytest.mark.parametrize("text", ["20-users.7-files", "80-sync"])
+def test_saying_the_same_again_is_no_progress(play: Play, text: str) -> None:
+    play.every_host(EventKind.NODE_UP)
+    play.every_host(EventKind.FABRIC_READY)
+    play.every_guest(EventKind.GUEST_STARTED)
+    for _ in range(4):
+        play.every_guest(EventKind.GUEST_STAGE, text=text)
+        play.wait(80)
+    assert play.head.text.startswith("guest 0 on cn001: not ready after 30")
+    assert f"; last stage: {text} (" in play.head.text
+
+
 def test_nodes_that_never_report_are_named(play: Play) -> None:
     play.host(EventKind.NODE_UP, 1)
     for _ in range(70):
@@ -328,3 +355,26 @@ def test_any_sequence_of_events_ends_and_never_goes_back(plan_of: Callable[..., 
     assert head.over
     assert head.cause is not None
     assert all(isinstance(state.phase, GuestPhase) for state in head.guests.values())
+
+
+def test_how_each_guest_ended_is_known_also_when_all_power_down(play: Play) -> None:
+    play.boot()
+    play.run_jobs(0, 0, 0)
+    play.guest(EventKind.GUEST_GONE, 0, status=0, text="shut down from inside")
+    play.guest(EventKind.GUEST_GONE, 1, status=1, text="quit on order")
+    play.host(EventKind.NODE_LOST, 3, text="silent")
+    play.every_host(EventKind.NODE_DONE)
+    reports = make_summary(play.plan, play.head, play.now_s).guests
+    assert [(guest.clean, guest.end) for guest in reports] == [
+        (True, "shut down from inside"),
+        (False, "quit on order"),
+        (False, ""),
+    ]
+
+
+def test_what_a_host_can_not_bring_home_is_told(play: Play) -> None:
+    play.boot()
+    play.run_jobs(0, 0, 0)
+    play.host(EventKind.NODE_FAILED, 2, text="can't keep 1.overlay.qcow2: No space left on device")
+    assert play.leave() == 0
+    assert play.head.notes == ["cn002: can't keep 1.overlay.qcow2: No space left on device"]

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several commands have in common: how a cluster and its guests are named, and completed by a shell."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from chslurm.errors import ChslurmError, UsageError
+
+if TYPE_CHECKING:
+    from chslurm.host.clusters import Cluster
+
+    _Text = click.ParamType[str]
+    _Number = click.ParamType[int]
+    _Numbers = click.ParamType[tuple[int, ...]]
+else:  # click had no type arguments before 8.4
+    _Text = _Number = _Numbers = click.ParamType
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_SAFE = re.compile(r"[\w@%+=:,./~-]+")
+"""A shell puts a completion into its command line as it is: what it would read as more than a word is not offered."""
+
+_MOST = 300
+"""No more completions than this: nobody reads them."""
+
+
+def find_current_directory() -> Path:
+    """Return where relative paths start. Raises UsageError when that folder is gone."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UsageError(f"current directory: {error.strerror}", hint="cd to one that exists") from error
+
+
+def make_path(path: str) -> Path:
+    """Return the path as it is. Raises UsageError when it starts from a current directory that is gone."""
+    if not os.path.isabs(path):
+        find_current_directory()
+    return Path(path)
+
+
+def choose_cluster(name: str | None, *, allow_ended: bool = False) -> Cluster:
+    """Return the cluster that the user means, as `select_cluster` tells; by an absolute path from anywhere."""
+    from chslurm.host.clusters import CLUSTER_VARIABLE, select_cluster
+
+    named = name or os.environ.get(CLUSTER_VARIABLE, "")
+    cwd = Path("/") if os.path.isabs(named) else find_current_directory()
+    return select_cluster(name, cwd, allow_ended=allow_ended)
+
+
+def cluster_option(command: _Command) -> _Command:
+    """Add `-c/--cluster NAME`, which the command gets as `cluster: str | None`, for `choose_cluster`."""
+    option = click.option(
+        "-c", "--cluster", metavar="NAME", shell_complete=complete_clusters,
+        help="Cluster: name or directory of its job directory, or cluster id; beginnings are enough."
+        " Default: $CHSLURM_CLUSTER, that of the current directory, or the only one that runs.",
+    )  # fmt: skip
+    return option(command)
+
+
+class Place(_Text):
+    """A path, taken as it is; the shell completes it. `name` is "file" or "dir", its word for it and our metavar."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+        return [CompletionItem(incomplete, type=self.name)]
+
+
+FILE, DIR = Place("file"), Place("dir")
+
+
+class GuestNumber(_Number):
+    """One guest, `0` or `chgu0`; the command gets its number."""
+
+    name = "guest"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from chslurm.guestlist import parse_guest
+
+        return value if isinstance(value, int) else parse_guest(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+        return _offer(_guest_words(ctx, named=incomplete.startswith("c")), incomplete)
+
+
+class GuestNumbers(_Numbers):
+    """Several guests, `0,2-3`; the command gets their numbers in this order."""
+
+    name = "guests"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        from chslurm.guestlist import parse_guests
+
+        return value if isinstance(value, tuple) else parse_guests(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+        done, comma, last = incomplete.rpartition(",")
+        words = _guest_words(ctx, named=last.startswith("c"))
+        return _offer([f"{done}{comma}{word}" for word in words], incomplete)
+
+
+def guest_argument(command: _Command) -> _Command:
+    """Add the argument `[GUEST]`, which the command gets as `guest: int`: guest 0 when none is named."""
+    return click.argument("guest", metavar="[GUEST]", type=GuestNumber(), default=0, required=False)(command)
+
+
+def guests_option(command: _Command) -> _Command:
+    """Add `-w/--guests LIST`, which the command gets as `guests: tuple[int, ...] | None`."""
+    option = click.option(
+        "-w", "--guests", metavar="LIST", type=GuestNumbers(), help="Only these guests, as 0,2-3. Default: all."
+    )
+    return option(command)
+
+
+def complete_clusters(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    """Names of the clusters that run; where there are none, and for what looks like a path, folders."""
+    if "/" in incomplete or incomplete.startswith("."):
+        return [CompletionItem(incomplete, type="dir")]
+    from chslurm.host.clusters import find_clusters
+
+    offer = _offer([cluster.name for cluster in find_clusters()], incomplete)
+    return offer or [CompletionItem(incomplete, type="dir")]  # one that has ended
+
+
+def _guest_words(ctx: click.Context, *, named: bool) -> list[str]:
+    """Names or numbers of the guests of the cluster that the command line means so far."""
+    from chslurm.meta import make_guest_name
+
+    with suppress(ChslurmError, OSError):
+        plan = choose_cluster(ctx.params.get("cluster"), allow_ended=True).plan
+        return [make_guest_name(guest.id) if named else str(guest.id) for guest in plan.guests]
+    return []
+
+
+def _offer(words: Sequence[str], incomplete: str) -> list[CompletionItem[Any]]:
+    fits = (word for word in dict.fromkeys(words) if word.startswith(incomplete) and _SAFE.fullmatch(word))
+    return [CompletionItem(word) for word, _ in zip(fits, range(_MOST), strict=False)]
