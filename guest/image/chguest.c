@@ -13,7 +13,7 @@
 // Host and agent exchange JSON objects, one a line. Orders have at most 64 KiB:
 //
 //   {"op":"put","name":"identity.sh","mode":"0600","text":"..."}   write /run/chslurm/NAME
-//   {"op":"clock","unix_s":1700000000.123}                        set the clock if it is wrong by more than 0.5 s
+//   {"op":"clock","unix_s":1700000000.123}                        set the clock, which came from a clock of whole seconds
 //   {"op":"boot"}                                                 mount opt and meta, run boot.sh, once
 //   {"op":"release","barrier":"NAME"}   {"op":"poweroff"}   {"op":"ping"}
 //   {"op":"resize","rows":24,"columns":80}                        set the size of the console; since protocol 2
@@ -458,6 +458,8 @@ static void order_put(const struct object *order)
     }
 }
 
+// The kernel read whole seconds from the hardware's clock, so it is late by up to one: files that the host's user just
+// wrote would be from the future, which make and ls tell. The order is late, too, by what it took to come here.
 static void order_clock(const struct object *order)
 {
     const struct field *field = find_field(order, "unix_s");
@@ -465,11 +467,9 @@ static void order_clock(const struct object *order)
         send_failed("clock: no time in it");
         return;
     }
-    struct timespec now, then = {.tv_sec = (time_t)field->number};
+    struct timespec then = {.tv_sec = (time_t)field->number};
     then.tv_nsec = (long)((field->number - then.tv_sec) * 1e9);
-    clock_gettime(CLOCK_REALTIME, &now);
-    double wrong_s = field->number - now.tv_sec - now.tv_nsec / 1e9;
-    if (fabs(wrong_s) > 0.5 && clock_settime(CLOCK_REALTIME, &then))
+    if (clock_settime(CLOCK_REALTIME, &then))
         send_failed("can't set the clock: %s", strerror(errno));
 }
 

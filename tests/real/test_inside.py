@@ -116,7 +116,7 @@ def test_users_files_and_host_are_as_the_tutorial_shows(box: Box) -> None:
     uid, mine, theirs = user.pw_uid, user.pw_gid, other.pw_gid
     groups = ",".join(f"{gid}({name})" for gid, name in sorted({mine: user.pw_name, theirs: other.pw_name}.items()))
     refused = "chown: changing ownership of 'a': Operation not permitted"
-    short = re.sub(r"^([-rwxs]{10}) 1 (\S+) (\S+) +\d+ \S+ +\S+ \S+ ", r"\1 \2 \3 ", output(box), flags=re.M)
+    short = re.sub(r"^([-rwxs]{10}) 1 (\S+) (\S+) +\d+ \S+ +\S+ +\S+ ", r"\1 \2 \3 ", output(box), flags=re.M)
     assert short.splitlines() == [
         "> id charlie",
         f"uid={uid}(charlie) gid=65530(charlie) groups=65530(charlie),{groups}",
