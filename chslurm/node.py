@@ -124,7 +124,7 @@ class Node:
         with bundle or nullcontext():
             kernel = Kernel(bundle.kernel_fd, bundle.initrd_fd, bundle.command_line) if bundle else None
             boots = f"kernel {bundle.version} from the image" if bundle else "the image's own boot loader"
-            self._tell(EventKind.NODE_NOTE, text=f"{accelerator.upper()} ({reason}); {boots}")
+            self._tell(EventKind.NODE_NOTE, text=f"guests run with {accelerator.upper()} ({reason}); {boots}")
             self._warn_of_memory_folders()
             firmware = find_firmware() if kernel and not display else None  # the quick one knows no screens
             offer = Offer(accelerator, firmware, kernel, display)

@@ -27,7 +27,7 @@ from chslurm.host.process import describe_exit, spawn
 from chslurm.messages import GUEST_WORD_MAX_BYTES, GuestOrder, GuestWord, decode_guest_word, encode, printable
 
 _REASONS = {
-    "guest-shutdown": "shut down from inside",
+    "guest-shutdown": "shut down",
     "guest-reset": "rebooted from inside",
     "guest-panic": "kernel panic",
     "host-signal": "QEMU was ended by a signal",

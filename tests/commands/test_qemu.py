@@ -67,12 +67,12 @@ def test_console_is_where_it_was_said_to_be(machine: Machine) -> None:
 
 
 def test_orderly_shutdown_is_clean(machine: Machine) -> None:
-    assert live(machine, Qemu.power_down) == Ending(clean=True, why="shut down from inside")
+    assert live(machine, Qemu.power_down) == Ending(clean=True, why="shut down")
 
 
 def test_killed_after_the_guest_shut_down_is_not_clean(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_GUEST", "fragile")
-    why = "shut down from inside, then QEMU ended: killed by SIGKILL"
+    why = "shut down, then QEMU ended: killed by SIGKILL"
     assert live(machine, Qemu.power_down) == Ending(clean=False, why=why)
 
 

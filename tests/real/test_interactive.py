@@ -82,7 +82,7 @@ def test_in_an_allocation(box: Box) -> None:
         check_work_in_guests(job)
         enter(job, 1, "sudo", "poweroff")
         gone = job.wait_event("guest_gone", 1)
-        assert (gone.get("status", 0), gone["text"]) == (0, "shut down from inside")
+        assert (gone.get("status", 0), gone["text"]) == (0, "shut down")
         assert enter(job, 0, "sleep 1; hostname").stdout == "chgu0\n"
         assert head.poll() is None
         shut_down(job, head)

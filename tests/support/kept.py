@@ -48,7 +48,7 @@ class Kept:
 
     def end(self, **fields: object) -> None:
         """Write the summary of a cluster whose guest 0 shut itself down, or ended otherwise."""
-        report = replace(GuestReport(0, "here", "gone", None, True, "shut down from inside"), **fields)  # type: ignore[arg-type]
+        report = replace(GuestReport(0, "here", "gone", None, True, "shut down"), **fields)  # type: ignore[arg-type]
         ended = Summary(self.plan.cluster_id, Cause.SHUTDOWN, 0, "", 1.0, (report,), ())
         Path(self.job_dir.summary).write_bytes(summary_to_json(ended))
 

@@ -52,7 +52,7 @@ class Play:
         return orders
 
     def leave(self) -> int:
-        self.every_guest(EventKind.GUEST_GONE, text="shut down from inside")
+        self.every_guest(EventKind.GUEST_GONE, text="shut down")
         self.every_host(EventKind.NODE_DONE)
         assert self.head.over
         return make_summary(self.plan, self.head, self.now_s).exit_status
@@ -142,15 +142,15 @@ def test_lost_guest_ends_the_cluster_with_70_and_names_itself(play: Play) -> Non
 
 def test_power_off_in_batch_mode_is_no_success(play: Play) -> None:
     play.boot()
-    play.guest(EventKind.GUEST_GONE, 2, status=0, text="shut down from inside")
+    play.guest(EventKind.GUEST_GONE, 2, status=0, text="shut down")
     assert play.leave() == 70
 
 
 def test_interactive_cluster_ends_with_guest_0_and_only_with_it(plan_of: Callable[..., Plan]) -> None:
     play = Play(plan_of(interactive=True))
     play.boot()
-    assert play.guest(EventKind.GUEST_GONE, 2, status=0, text="shut down from inside") == []
-    assert play.guest(EventKind.GUEST_GONE, 0, status=0, text="shut down from inside") == [Order(OrderKind.POWER_DOWN)]
+    assert play.guest(EventKind.GUEST_GONE, 2, status=0, text="shut down") == []
+    assert play.guest(EventKind.GUEST_GONE, 0, status=0, text="shut down") == [Order(OrderKind.POWER_DOWN)]
     assert play.leave() == 0
     assert play.head.cause is Cause.SHUTDOWN
 
@@ -310,7 +310,7 @@ def test_time_that_the_head_did_not_have_is_not_held_against_hosts(play: Play) -
 def test_hosts_that_bring_disks_home_have_as_long_as_they_pulse(play: Play) -> None:
     play.boot()
     play.run_jobs(0, 0, 0)
-    play.every_guest(EventKind.GUEST_GONE, text="shut down from inside")
+    play.every_guest(EventKind.GUEST_GONE, text="shut down")
     assert play.wait(200) == []
     assert not play.head.over
     play.now_s += 16
@@ -360,13 +360,13 @@ def test_any_sequence_of_events_ends_and_never_goes_back(plan_of: Callable[..., 
 def test_how_each_guest_ended_is_known_also_when_all_power_down(play: Play) -> None:
     play.boot()
     play.run_jobs(0, 0, 0)
-    play.guest(EventKind.GUEST_GONE, 0, status=0, text="shut down from inside")
+    play.guest(EventKind.GUEST_GONE, 0, status=0, text="shut down")
     play.guest(EventKind.GUEST_GONE, 1, status=1, text="quit on order")
     play.host(EventKind.NODE_LOST, 3, text="silent")
     play.every_host(EventKind.NODE_DONE)
     reports = make_summary(play.plan, play.head, play.now_s).guests
     assert [(guest.clean, guest.end) for guest in reports] == [
-        (True, "shut down from inside"),
+        (True, "shut down"),
         (False, "quit on order"),
         (False, ""),
     ]
