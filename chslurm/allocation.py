@@ -25,6 +25,13 @@ DEFAULT_KILL_WAIT_S = 30.0
 
 _CORES_ENTRY = re.compile(r"([0-9]{1,7})(?:\(x([0-9]{1,7})\))?", re.ASCII)
 _NO_LIMIT_MIB = 1 << 40
+_OVER = frozenset(
+    "BOOT_FAIL CANCELLED COMPLETED COMPLETING DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
+)
+
+UNKNOWN_JOB = "Invalid job id"
+"""What SLURM answers, in a sentence, about a job that ended some minutes ago."""
+
 _RECORD_FIELD = re.compile(r"(?:^|\s)([A-Za-z]+)=(\S*)", re.ASCII)
 
 
@@ -71,6 +78,7 @@ def needs_records(environment: Mapping[str, str]) -> bool:
 def make_allocation(environment: Mapping[str, str], records: SlurmRecords) -> Allocation:
     """Return the allocation of the job we run in. Raises UsageError when its description makes no sense."""
     _check_kind_of_job(environment)
+    _check_state(environment["SLURM_JOB_ID"], records.job)
     names = _parse_nodelist(_variable(environment, "SLURM_JOB_NODELIST"))
     cores = _parse_cores_per_node(_variable(environment, "SLURM_JOB_CPUS_PER_NODE"))
     stated = parse_count(_variable(environment, "SLURM_JOB_NUM_NODES"), "SLURM_JOB_NUM_NODES")
@@ -90,6 +98,25 @@ def make_allocation(environment: Mapping[str, str], records: SlurmRecords) -> Al
     )
 
 
+def is_job_over(state: str) -> bool:
+    """Say whether a SLURM job in this state has ended, or is about to."""
+    return state in _OVER
+
+
+def find_job_state(records: str, job_id: str) -> tuple[str, str]:
+    """Return state and reason of a job from its record, `scontrol -o show job`; empty words when it is not there.
+
+    The records of all tasks of an array come together; a job that SLURM has forgotten counts as COMPLETED.
+    """
+    if UNKNOWN_JOB in records:
+        return "COMPLETED", ""
+    for line in records.splitlines():
+        fields = dict(_RECORD_FIELD.findall(line))
+        if fields.get("JobId") == job_id:
+            return fields.get("JobState", ""), fields.get("Reason", "")
+    return "", ""
+
+
 def render_nodelist(names: Sequence[str]) -> str:
     """Return nodes as SLURM writes them, `cn[001-003]`: thousands fit into an argument."""
     return str(hostlist.collect_hostlist(names))
@@ -100,7 +127,19 @@ def _check_kind_of_job(environment: Mapping[str, str]) -> None:
         raise UsageError("SLURM_HET_SIZE: heterogeneous jobs are not supported", hint="submit a job of one component")
     if environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":
         tasks = quote(environment["SLURM_STEP_NUM_TASKS"])
-        raise UsageError(f"SLURM_STEP_NUM_TASKS {tasks}: srun started it several times", hint="start it without srun")
+        raise UsageError(
+            f"SLURM_STEP_NUM_TASKS {tasks}: srun started it several times",
+            hint="start it without srun, or once: srun -n1",
+        )
+
+
+def _check_state(job_id: str, record: str) -> None:
+    """A shell that salloc has started outlives its allocation, and keeps its variables."""
+    state, _ = find_job_state(record, job_id)
+    if is_job_over(state):
+        raise UsageError(
+            f"SLURM job {quote(job_id)} is over: {state}", hint="leave this shell, and ask for another job"
+        )
 
 
 def _variable(environment: Mapping[str, str], name: str) -> str:

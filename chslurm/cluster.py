@@ -13,21 +13,23 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
+from chslurm.allocation import is_job_over
 from chslurm.host.clusters import register_cluster
 from chslurm.host.files import open_append, write_file
 from chslurm.host.place import prepare_plan
 from chslurm.host.rescue import hold_layers
+from chslurm.host.slurm import read_job_state
 from chslurm.host.staging import renew_job_dir, start_job_dir
 from chslurm.host.step import Happening, Step, make_step_argv, start_step
 from chslurm.host.viewers import Viewers, check_console, make_viewers
 from chslurm.jobdir import JobDir
 from chslurm.messages import EventKind, Order, OrderKind
 from chslurm.network import Peer
-from chslurm.phases import Cause, GuestPhase, judge_signal
+from chslurm.phases import Cause, GuestPhase, Phase, judge_job_end, judge_signal
 from chslurm.plan import Mode, Plan, plan_digest
 from chslurm.planner import render_plan
 from chslurm.report import Summary, make_summary, render_summary, summary_to_json
-from chslurm.request import Request
+from chslurm.request import Console, Request
 from chslurm.supervise import Supervisor
 from chslurm.survey import render_phase_entry
 
@@ -36,6 +38,12 @@ _GAP_S = 5.0
 
 _LINGER_S = 1.5
 """How long a cancellation may come after its effects."""
+
+_TIME_IS_UP = "SLURM's time limit has passed"
+
+_WAY_IN = """\
+guest 0 is ready: chslurm ssh, or chslurm console, logs in from another terminal
+it ends with chslurm stop, with Ctrl-C here, or when guest 0 is shut down"""
 
 _TICK_S = 0.5
 """How often deadlines are looked at when nothing happens."""
@@ -68,6 +76,8 @@ def run_cluster(request: Request, progress: Progress, environment: Mapping[str, 
             signals = stack.enter_context(_signals())
             job_dir = JobDir(Path(plan.job_dir))
             progress.note(render_plan(plan))
+            if request.console is Console.CURSES:
+                progress.note("console:       guest 0, in this terminal; Ctrl-] q leaves it, and the cluster goes on")
             argv = make_step_argv(plan, plan_digest(Path(job_dir.plan).read_bytes()), environment)
             names = [host.name for host in plan.hosts]
             stack.enter_context(register_cluster(plan, progress.note))
@@ -75,7 +85,8 @@ def run_cluster(request: Request, progress: Progress, environment: Mapping[str, 
             signals.append(stops.append)
             with start_step(argv, names, job_dir.step_log, plan.deadlines.beat_s) as step:
                 signals.append(step.put)
-                summary = Head(plan, step, progress, viewers).supervise()
+                unseen = plan.job.interactive and request.console is Console.NONE
+                summary = Head(plan, step, progress, viewers, unseen=unseen).supervise()
             _collect(plan, job_dir, summary, progress)
             if plan.commit_guest is not None:
                 from chslurm.imagecommit import commit_in_the_end
@@ -110,11 +121,12 @@ def _collect(plan: Plan, job_dir: JobDir, summary: Summary, progress: Progress) 
 class Head:
     """The loop between the step and the judgement."""
 
-    def __init__(self, plan: Plan, step: Step, progress: Progress, viewers: Viewers) -> None:
+    def __init__(self, plan: Plan, step: Step, progress: Progress, viewers: Viewers, *, unseen: bool) -> None:
         self.plan = plan
         self.step = step
         self.progress = progress
         self.viewers = viewers
+        self._unseen = unseen  # an interactive cluster without a console: the user has to be told how to get in
         self.job_dir = JobDir(Path(plan.job_dir))
         self.supervisor = Supervisor(plan, time.monotonic())
         self._noted = 0
@@ -163,10 +175,7 @@ class Head:
 
     def _read_signal(self, number: signal.Signals) -> tuple[Cause, str]:
         cause = judge_signal(number, self.plan.end_time_unix_s, time.time())
-        texts = {
-            Cause.INTERRUPTED: "interrupted; once more ends the guests at once",
-            Cause.TIME_LIMIT: "SLURM's time limit has passed",
-        }
+        texts = {Cause.INTERRUPTED: "interrupted; once more ends the guests at once", Cause.TIME_LIMIT: _TIME_IS_UP}
         return cause, texts.get(cause, f"cancelled ({number.name})")
 
     def _obey(self, orders: list[Order]) -> None:
@@ -187,6 +196,9 @@ class Head:
         for note in self.supervisor.notes[self._noted :]:
             self.progress.note(note)
         self._noted = len(self.supervisor.notes)
+        if self._unseen and self.supervisor.phase is Phase.RUNNING:
+            self._unseen = False
+            self.progress.note(_WAY_IN)
         states = {str(phase): count for phase, count in self.supervisor.counts.items() if count}
         ready = self.supervisor.count(GuestPhase.READY, GuestPhase.RUNNING, GuestPhase.ENDED)
         self.progress.update(states, ready, len(self.plan.guests))
@@ -200,6 +212,13 @@ class Head:
                 if isinstance(happening, signal.Signals):
                     self.supervisor.on_signal(*self._read_signal(happening), time.monotonic())
                     return
+        if doubtful and self.supervisor.told_to_end:  # outside the job no signal comes, or late: salloc's command
+            state, reason = read_job_state(self.plan.slurm_job_id)
+            if is_job_over(state):
+                cause = judge_job_end(state, reason, self.plan.end_time_unix_s, time.time())
+                self.supervisor.learn(
+                    cause, _TIME_IS_UP if cause is Cause.TIME_LIMIT else "the SLURM job was cancelled"
+                )
 
 
 @contextmanager

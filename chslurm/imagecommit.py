@@ -72,7 +72,7 @@ def commit_in_the_end(
     except LeaseLost:
         raise
     except ChslurmError as error:
-        text = _explain(plan, guest, error)
+        text = _explain(plan, guest, error, unclean=find_unclean(summary.guests[guest]) is not None)
         if isinstance(error, ImageChanged) and not stops:
             text += _save(plan, guest, held, tick)
         return with_commit(summary, CommitReport(guest, text, image), find_cause())
@@ -169,7 +169,7 @@ def _commit(plan: Plan, guest: int, say: Say, tick: Callable[[], None]) -> Layer
     return commit_overlay(job)
 
 
-def _explain(plan: Plan, guest: int, error: ChslurmError) -> str:
+def _explain(plan: Plan, guest: int, error: ChslurmError, *, unclean: bool = False) -> str:
     """Say in one line what was not done, why, and what is left to do."""
     cwd = _current_directory()
     overlay = Path(JobDir(Path(plan.job_dir)).overlay(guest))
@@ -180,7 +180,8 @@ def _explain(plan: Plan, guest: int, error: ChslurmError) -> str:
     if overlay.exists():
         words[2] = f"kept: {shown_path(overlay, cwd)}"
         if not isinstance(error, ImageChanged):
-            words.append(f"by hand: chslurm image commit {shown_path(Path(plan.job_dir), cwd)} {guest}")
+            force, risk = ("--force ", ", whose file system may not be whole") if unclean else ("", "")
+            words.append(f"by hand: chslurm image commit {force}{shown_path(Path(plan.job_dir), cwd)} {guest}{risk}")
     return "; ".join(filter(None, words))
 
 

@@ -42,7 +42,7 @@ from chslurm.host.workstation import find_memory_folder_warning
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
 from chslurm.network import make_host_network
-from chslurm.plan import Host, Plan
+from chslurm.plan import Host, Mode, Plan
 
 
 def run_node(plan_file: Path, *, cluster_id: str, digest: str, host_number: int | None) -> int:
@@ -127,6 +127,8 @@ class Node:
             self._tell(EventKind.NODE_NOTE, text=f"guests run with {accelerator.upper()} ({reason}); {boots}")
             self._warn_of_memory_folders()
             firmware = find_firmware() if kernel and not display else None  # the quick one knows no screens
+            # SLURM's TERM is for us: to QEMU, which gets it from some process trackers, it would be a pulled plug.
+            deaf_to = (signal.SIGTERM,) if self.plan.mode is Mode.CLUSTER else ()
             offer = Offer(accelerator, firmware, kernel, display)
             for guest, tap in zip(self.plan.guests_of(self.host), self.fabric.taps, strict=True):
                 disks = await asyncio.to_thread(make_guest_disks, self.plan, guest)
@@ -135,7 +137,7 @@ class Node:
                     break
                 machine = make_machine(self.plan, guest, offer, disks.root, disks.temporary, tap)
                 log = self.job_dir.guest_log(guest.id)
-                steward = Steward(guest, start_qemu(machine, log, qemu_program), disks, log, tell)
+                steward = Steward(guest, start_qemu(machine, log, qemu_program, deaf_to=deaf_to), disks, log, tell)
                 self.stewards.append(steward)
                 self._consoles[guest.id] = steward.qemu.console
                 self._ends.append(asyncio.create_task(self._see_out(steward)))

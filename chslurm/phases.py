@@ -59,6 +59,12 @@ def judge_signal(number: signal.Signals, end_time_unix_s: float | None, now_unix
     return Cause.CANCELLED
 
 
+def judge_job_end(state: str, reason: str, end_time_unix_s: float | None, now_unix_s: float) -> Cause:
+    """Return why SLURM has ended our step, by its record of the job, which is over."""
+    in_time = end_time_unix_s is None or now_unix_s < end_time_unix_s - _CLOCKS_S
+    return Cause.CANCELLED if state != "TIMEOUT" and reason != "TimeLimit" and in_time else Cause.TIME_LIMIT
+
+
 SAME_BLOW_S = 5.0
 """SLURM's TERM reaches the head, the hosts' tasks and (with some process trackers) every QEMU; who tells first is luck.
 A guest or node that is lost, and a cancellation within this time, are one and the same."""

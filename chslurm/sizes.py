@@ -71,7 +71,8 @@ def _spread(request: Request, allocation: Allocation) -> Sequence[int]:
     counts = [each + (number < more) for number in range(nodes)]
     if counts[0] > MAX_GUESTS_PER_HOST:
         most = MAX_GUESTS_PER_HOST * nodes
-        raise UsageError(f"-n {guests}: at most {most} guests fit on {nodes} hosts", hint="ask for fewer guests")
+        where = "one host" if nodes == 1 else f"{nodes} hosts"
+        raise UsageError(f"-n {guests}: at most {most} guests fit on {where}", hint="ask for fewer guests")
     return counts
 
 

@@ -31,6 +31,7 @@ class Supervisor:
     joined: set[int] = field(default_factory=set)  # hosts whose network is complete
     done: set[int] = field(default_factory=set)  # hosts that have said their last word or are lost
     notes: list[str] = field(default_factory=list)
+    told_to_end: bool = False  # whether what began the end is that a host was told to; only SLURM knows why
     rendezvous: Rendezvous = field(init=False)
     _phase_since_s: float = 0.0
     _ending_since_s: float = 0.0
@@ -74,6 +75,7 @@ class Supervisor:
                 self._note(event.text, event.host)
             case EventKind.NODE_TOLD_TO_END:
                 text = f"node {self._host_name(event.host)}: {event.text} came to oneguest"
+                self.told_to_end |= self.phase < Phase.POWERING_DOWN
                 return self._end(Cause.LOST, text, now_s)
             case EventKind.STOP_ASKED:
                 cause = Cause.SHUTDOWN if self.plan.job.interactive else Cause.CANCELLED
@@ -145,6 +147,11 @@ class Supervisor:
         if self.phase is Phase.POWERING_DOWN and cause is Cause.INTERRUPTED:
             return self._enter(Phase.QUITTING, now_s)
         return []
+
+    def learn(self, cause: Cause, text: str) -> None:
+        """Take in why a host was told to end, which is a better reason than that it was."""
+        if self.cause is Cause.LOST and self.told_to_end:
+            self.cause, self.text = cause, text
 
     def forgive(self, gap_s: float) -> None:
         """Do not hold against others that we did not run for `gap_s`: we were suspended, or waited for a disk."""

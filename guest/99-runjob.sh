@@ -35,13 +35,33 @@ run_as_charlie() {
     default_signals=--default-signal
     env $default_signals true 2>/dev/null || default_signals=
     trap - INT QUIT
-    env $default_signals -i HOME="$CH_ROOT$home" SHELL="$shell" USER=charlie LOGNAME=charlie TERM="${TERM:-dumb}" \
+    setsid env $default_signals -i HOME="$CH_ROOT$home" SHELL="$shell" USER=charlie LOGNAME=charlie TERM="${TERM:-dumb}" \
         PATH="$PATH" CH_ROOT="$CH_ROOT" \
         setpriv --reuid charlie --regid charlie --init-groups \
-        sh "$HERE/charlie.sh" </dev/null >"$job.out" 2>"$job.err" 8<&-
+        sh "$HERE/charlie.sh" </dev/null >"$job.out" 2>"$job.err" 8<&- &
+    echo $! >"$job.pid"
+    wait $!
     status=$?
 
     timeout "$DRAIN_TIMEOUT_S" cat <&8
+    rm "$job.pid"
+}
+
+# Have the job ended first when the guest shuts down: systemd stops this unit before it unmounts what comes before
+# local-fs.target and remote-fs.target, which is all that is passed through. While the guest lives the unit does nothing.
+guard_job() {
+    mkdir -p "$CH_ROOT/run/systemd/system"
+    cat >"$CH_ROOT/run/systemd/system/chslurm-job.service" <<END
+[Unit]
+Description=Job of the virtual cluster
+After=local-fs.target remote-fs.target
+Wants=remote-fs.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStop=/bin/sh $HERE/end-job.sh
+END
+    systemctl --no-block start chslurm-job.service
 }
 
 # Run the job to its end and spread the word: for people, for job scripts, for the host.
@@ -49,6 +69,7 @@ run_job() {
     set +e
     chguest job-started
     run_as_charlie
+    [ ! -e "$CH_RUN/ending" ] || exit  # the guest shuts down, and that is what there is to tell
 
     log "user job complete; writing $CH_GUEST_ID.jobdone"
     done_file=$CH_ROOT/ch/meta/sync/$CH_GUEST_ID.jobdone
@@ -73,5 +94,6 @@ else
     open_ports || fail 'cannot open the ports for the output of the job'
     log 'will shut down after job'
     log 'forking to run user job'
+    guard_job
     run_job &
 fi

@@ -42,7 +42,7 @@ def _run(command: click.Command, name: str) -> int:
         click.echo(error.format_message(), err=True)
         return ExitCode.USAGE
     except click.ClickException as error:
-        hint = f"; see {name} --help" if isinstance(error, click.UsageError) else ""
+        hint = f"; see {_path_of(error, name)} --help" if isinstance(error, click.UsageError) else ""
         return _tell(name, _one_line(error.format_message()).rstrip(".") + hint, ExitCode.USAGE)
     except ChslurmError as error:
         return _tell(name, str(error), error.exit_code)
@@ -57,6 +57,11 @@ def _run(command: click.Command, name: str) -> int:
         return _tell(
             name, f"unexpected error, please report it: {what}; {DEBUG_VARIABLE}=1 shows more", ExitCode.MACHINERY
         )
+
+
+def _path_of(error: click.UsageError, name: str) -> str:
+    """The command whose help tells more."""
+    return error.ctx.command_path if error.ctx else name
 
 
 def _tell(name: str, text: str, status: ExitCode) -> ExitCode:

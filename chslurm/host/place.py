@@ -10,6 +10,7 @@ import grp
 import os
 import pwd
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -69,7 +70,7 @@ def prepare_plan(request: Request, environment: Mapping[str, str] = os.environ) 
         version=chslurm.__version__,
         cluster_id=secrets.token_hex(8),
         vni=1 + secrets.randbelow((1 << 24) - 1),
-        warnings=tuple(_find_risks(request, image)),
+        warnings=tuple(_find_risks(request, image, allocation.mode)),
     )
     return make_plan(request, allocation, facts)
 
@@ -224,7 +225,9 @@ def _stat(path: str | PurePath, name: str) -> os.stat_result:
         raise UsageError(f"{name}: {error.strerror}") from error
 
 
-def _find_risks(request: Request, image: Image) -> Iterator[str]:
+def _find_risks(request: Request, image: Image, mode: Mode) -> Iterator[str]:
+    if mode is Mode.WORKSTATION and shutil.which("sbatch"):
+        yield "not in a SLURM job: all guests run on this machine; with salloc or sbatch they run on nodes of their own"
     for directory in request.directories:
         if any(_lies_in(layer.path, directory) for layer in image.layers):
             yield f"the image lies in --dir {quote(str(directory))}: guests can change it"

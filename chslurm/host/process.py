@@ -92,10 +92,12 @@ def spawn(
     die_with_parent: bool = True,
     death_signal: signal.Signals = signal.SIGKILL,
     own_session: bool = True,
+    deaf_to: Sequence[signal.Signals] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own, so that Ctrl-C at the terminal reaches us and not it.
 
     Without `own_session` it shares our terminal. An `stdin` of None is ours.
+    Signals that it is `deaf_to` are blocked for it, whatever handlers it sets.
     With `die_with_parent` the kernel sends it `death_signal` when the thread that started it ends: call from the main
     thread only.
     Raises ProcessError when it cannot be started.
@@ -110,7 +112,7 @@ def spawn(
             env=_environment(env),
             pass_fds=pass_fds,
             start_new_session=own_session,
-            preexec_fn=_tie(os.getpid(), death_signal) if die_with_parent else None,
+            preexec_fn=_tie(os.getpid(), death_signal, deaf_to) if die_with_parent else None,
         )
     except OSError as error:
         raise _cannot_start(words, error) from error
@@ -157,11 +159,14 @@ def describe_exit(status: int) -> str:
         return f"killed by signal {-status}"
 
 
-def _tie(parent: int, death_signal: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
-    """Return what a child does to end when `parent` does."""
+def _tie(
+    parent: int, death_signal: signal.Signals = signal.SIGKILL, deaf_to: Sequence[signal.Signals] = ()
+) -> Callable[[], None]:
+    """Return what a child does to end when `parent` does, and not to hear some signals."""
 
     def tie() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+        signal.pthread_sigmask(signal.SIG_BLOCK, deaf_to)
         if os.getppid() != parent:  # the parent ended before the tie was made
             os.kill(os.getpid(), signal.SIGKILL)
 

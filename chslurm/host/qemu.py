@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -152,8 +153,12 @@ class Qemu:
         return False
 
 
-def start_qemu(machine: Machine, log: PurePath, program: str = "qemu-system-x86_64") -> Qemu:
-    """Start the QEMU of `machine`, whose sockets are made here. Call inside the event loop.
+def start_qemu(
+    machine: Machine, log: PurePath, program: str = "qemu-system-x86_64", *, deaf_to: Sequence[signal.Signals] = ()
+) -> Qemu:
+    """Start the QEMU of `machine`, whose sockets are made here; it never hears the signals it is `deaf_to`.
+
+    Call inside the event loop.
 
     Raises ProcessError when it can't be started. QEMU is killed by the kernel when this process ends.
     """
@@ -165,7 +170,7 @@ def start_qemu(machine: Machine, log: PurePath, program: str = "qemu-system-x86_
         qmp_fd, control_fd, console_fd = (end.fileno() for end in theirs)
         machine = replace(machine, qmp_fd=qmp_fd, control_fd=control_fd, console_fd=console_fd)
         argv, env = make_qemu_argv(machine, program), make_qemu_environment(machine)
-        process = spawn(argv, stdout=log_file, stderr=log_file, env=env, pass_fds=machine.fds)
+        process = spawn(argv, stdout=log_file, stderr=log_file, env=env, pass_fds=machine.fds, deaf_to=deaf_to)
     for end in ours:
         end.setblocking(False)
     return Qemu(machine.name, process, *ours)

@@ -8,7 +8,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from chslurm.allocation import Allocation, SlurmRecords, make_allocation, needs_records, render_nodelist
+from chslurm.allocation import (
+    UNKNOWN_JOB,
+    Allocation,
+    SlurmRecords,
+    find_job_state,
+    make_allocation,
+    needs_records,
+    render_nodelist,
+)
 from chslurm.errors import ChslurmError, ProcessError
 from chslurm.host.process import run
 from chslurm.plan import Host, Mode, Plan
@@ -73,13 +81,17 @@ def read_allocation(environment: Mapping[str, str]) -> Allocation:
     """Return the allocation of the SLURM job we run in. Raises UsageError when it can't be understood."""
     nodes = environment.get("SLURM_JOB_NODELIST", "")
     unsaid = needs_records(environment)
-    ends = environment.get("SLURM_JOB_END_TIME")
     records = SlurmRecords(
         nodes=_ask("-o", "show", "node", nodes) if nodes and unsaid else "",
-        job=_ask("-o", "show", "job", environment["SLURM_JOB_ID"]) if unsaid or not ends else "",
+        job=_ask("-o", "show", "job", environment["SLURM_JOB_ID"]),
         config=_ask("show", "config"),
     )
     return make_allocation(environment, records)
+
+
+def read_job_state(job_id: str) -> tuple[str, str]:
+    """Return state and reason of a job as SLURM records them; two empty words when it does not say."""
+    return find_job_state(_ask("-o", "show", "job", job_id), job_id)
 
 
 def make_srun_argv(plan: Plan, task: Sequence[str], environment: Iterable[str] = os.environ) -> list[str]:
@@ -141,6 +153,7 @@ def check_place(plan: Plan, host: Host, environment: Mapping[str, str]) -> None:
 def _ask(*words: str) -> str:
     """Return what scontrol says, or nothing: what then is missing is refused or guessed by who needs it."""
     try:
-        return run(["scontrol", *words], timeout_s=_ANSWER_S, env={"SLURM_TIME_FORMAT": "standard"}).stdout
+        done = run(["scontrol", *words], timeout_s=_ANSWER_S, check=False, env={"SLURM_TIME_FORMAT": "standard"})
     except ProcessError:
         return ""
+    return done.stdout if done.status == 0 else done.stderr if UNKNOWN_JOB in done.stderr else ""

@@ -28,6 +28,7 @@ mkdir -p "$root/ch/meta" "$root/ch/opt" "$root/ch/tmp" "$root/ch/data1" "$root/c
 
 in_tree groupadd --gid 65530 charlie
 in_tree useradd --uid 1000 --gid charlie --create-home --shell /bin/bash --comment "Charlie" charlie
+in_tree install -d -m 0700 -o charlie -g charlie /home/charlie/.ssh
 in_tree passwd --quiet --delete charlie
 in_tree passwd --quiet --lock root
 

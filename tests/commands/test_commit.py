@@ -195,7 +195,9 @@ def refusal(kept: Kept, *stops: signal.Signals) -> str:
     assert summary.text.startswith("can't commit guest 0 to ./image.img: ")
     assert "; kept: ./charlie/run/0.overlay.qcow2" in summary.text
     changed = "not the file that was planned with" in summary.text
-    assert summary.text.endswith("; by hand: chslurm image commit ./charlie 0") != changed
+    unclean = "it did not shut down" in summary.text
+    advice = "--force ./charlie 0, whose file system may not be whole" if unclean else "./charlie 0"
+    assert summary.text.endswith(f"; by hand: chslurm image commit {advice}") != changed
     if not stops:
         assert (summary.cause, summary.exit_status) == (Cause.COMMIT, 70)
     return f"{summary.exit_status} {summary.text}"

@@ -17,6 +17,7 @@ from realbox import Box, Job, wait_for
 pytestmark = pytest.mark.real
 
 SLEEP = "#!/bin/bash\nsleep 1000\n"
+SAVE = "#!/bin/bash\ntrap 'echo $CH_GUEST_ID >/ch/data1/saved-$CH_GUEST_ID; exit 9' TERM\nsleep 1000\n"
 
 
 def start_job(box: Box, script: str = SLEEP, *chrun: str, nodes: int = 2, options: tuple[str, ...] = ()) -> Job:
@@ -58,7 +59,7 @@ def test_qemu_is_confined(box: Box) -> None:
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(signal.SIGKILL, "QEMU ended: killed by SIGKILL"), (signal.SIGTERM, "QEMU was ended by a signal")],
+    [(signal.SIGKILL, "QEMU ended: killed by SIGKILL"), (signal.SIGINT, "QEMU was ended by a signal")],
 )
 def test_killed_qemu_is_told(box: Box, number: signal.Signals, words: str) -> None:
     job = start_job(box)
@@ -174,8 +175,10 @@ def kill_wait(request: pytest.FixtureRequest, box_program: str) -> Iterator[int]
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_scancel_at_any_moment_leaves_nothing(box: Box, kill_wait: int, moment: str) -> None:
-    script = "#!/bin/bash\nsleep 1\n" if moment == "shutdown" else SLEEP
-    job = start_job(box, script)
+    script = "#!/bin/bash\nsleep 1\n" if moment == "shutdown" else SAVE
+    (box.folder / "data").mkdir()
+    os.chown(box.folder / "data", *box._ids())
+    job = start_job(box, script, "--dir", "data")
     job.wait_event(MOMENTS[moment])
     assert box("scancel", job.id).returncode == 0
     began_s = time.monotonic()
@@ -183,3 +186,24 @@ def test_scancel_at_any_moment_leaves_nothing(box: Box, kill_wait: int, moment: 
     wait_for(lambda: not box.residue(), kill_wait + 3 - (time.monotonic() - began_s), box.residue)
     if moment == "job":
         assert "cancelled" in job.output
+    if (moment, kill_wait) == ("job", 30):  # time for an end in order, with what the script has to save
+        assert sorted(path.name for path in (box.folder / "data").iterdir()) == ["saved-0", "saved-1"]
+        assert [guest["clean"] for guest in job.summary()["guests"]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("limit", "status", "words"),
+    [("--time=1", 124, "SLURM's time limit has passed"), ("--time=9", 143, "the SLURM job was cancelled")],
+)
+def test_a_head_outside_the_job_learns_why_it_ended(box: Box, limit: str, status: int, words: str) -> None:
+    """salloc's command runs on the login node, where SLURM's signals do not come, or late."""
+    script = box.write("job.sh", SLEEP)
+    chrun = ["chrun", "--jobdir", "c", "--job", script, box.image]
+    head = box.start("salloc", "--nodes=1", "--job-name=outside", limit, *chrun)
+    job = Job(box, "")
+    job.wait_event("job_started")
+    if limit == "--time=9":
+        assert box("scancel", "--name=outside").returncode == 0
+    output, _ = head.communicate(timeout=150)
+    assert job.summary()["exit_status"] == status, output
+    assert words in output

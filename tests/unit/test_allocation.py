@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from chslurm.allocation import (
     Node,
     SlurmRecords,
+    find_job_state,
     is_allocation,
     make_allocation,
     needs_records,
@@ -81,6 +82,30 @@ def test_end_and_kill_wait() -> None:
     stated = make_allocation({**JOB, "SLURM_JOB_END_TIME": "1800000000"}, records)
     assert stated.end_time_unix_s == 1_800_000_000.0
     assert make_allocation(JOB, SlurmRecords(job="EndTime=Unknown")).end_time_unix_s is None
+
+
+ARRAY = "JobId=42 ArrayJobId=42 JobState=CANCELLED Reason=None\nJobId=43 ArrayJobId=42 JobState=RUNNING Reason=None\n"
+
+
+@pytest.mark.parametrize(
+    ("records", "job_id", "state"),
+    [
+        (ARRAY, "42", ("CANCELLED", "None")),
+        (ARRAY, "43", ("RUNNING", "None")),
+        (ARRAY, "4", ("", "")),
+        ("slurm_load_jobs error: Invalid job id specified\n", "42", ("COMPLETED", "")),
+        ("", "42", ("", "")),
+    ],
+)
+def test_the_state_is_that_of_our_job(records: str, job_id: str, state: tuple[str, str]) -> None:
+    assert find_job_state(records, job_id) == state
+
+
+def test_a_shell_whose_allocation_is_over_starts_nothing() -> None:
+    record = f"JobId={JOB['SLURM_JOB_ID']} JobState={{}} Reason=None\n"
+    with pytest.raises(UsageError, match=r"^SLURM job '\d+' is over: CANCELLED; leave this shell"):
+        make_allocation(JOB, SlurmRecords(job=record.format("CANCELLED")))
+    make_allocation(JOB, SlurmRecords(job=record.format("RESIZING")))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import time
 from calendar import timegm
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,11 @@ FAKES = {
         [ "$*" = "-a -T $CH_ROOT/run/chslurm/fstab" ] || exit 99
         [ -z "$BROKEN" ] || { echo "mount: $BROKEN: bad" >&2; exit 32; }""",
     "ip": '[ "$*" = "-batch -" ] && cat >"$CH_ROOT/ip-batch"',
-    "systemctl": 'case "$*" in "--no-block start "*getty@*.service) ;; *) exit 99 ;; esac',
+    "systemctl": """
+        case "$*" in
+            "--no-block start "*getty@*.service | "--no-block start chslurm-job.service") ;;
+            *) exit 99 ;;
+        esac""",
     "modprobe": '[ "$*" = "-q bochs" ] && [ -z "$BROKEN" ]',
     "setpriv": 'while [ "${1#--}" != "$1" ]; do case $1 in --re?id) shift ;; esac; shift; done; exec "$@"',
 }
@@ -425,6 +430,39 @@ def test_a_process_that_outlives_the_script_delays_the_end_by_seconds_only(guest
     waited_s = (guest.root / "late").stat().st_mtime - (guest.root / "ch/meta/sync/0.jobdone").stat().st_mtime
     assert 2 < waited_s < 6
     assert (guest.root / "chslurm.job.out").read_text() == "late\n"
+
+
+ASKED_TO_END = """#!/bin/bash
+trap 'touch saved; echo saved; exit 5' TERM
+echo $$ >started
+while true; do sleep 1; done
+"""
+DEAF = "#!/bin/bash\ntrap '' TERM\necho $$ >started\nwhile true; do sleep 1; done\n"
+
+
+@pytest.mark.parametrize(("script", "saved"), [(ASKED_TO_END, "saved\n"), (DEAF, "")])
+def test_a_shutdown_ends_the_job_before_its_directories_go(guest: FakeGuest, script: str, saved: str) -> None:
+    """What systemd does when it stops the unit that the boot script has made."""
+    guest.write("ch/meta/jobscript", script)
+    (guest.root / "ch/meta/jobscript").chmod(0o755)
+    home = guest.root / "home/charlie"
+
+    def shut_down() -> None:
+        while not (home / "started").exists() or not (home / "started").read_text():
+            time.sleep(0.05)
+        unit = (guest.root / "run/systemd/system/chslurm-job.service").read_text()
+        (stop,) = re.findall("^ExecStop=(.*)$", unit, re.M)
+        subprocess.run(shlex.split(stop), env=os.environ | {"CH_ROOT": str(guest.root)}, check=True, timeout=30)
+        assert not Path("/proc", (home / "started").read_text().strip()).exists()
+        assert not (guest.run / "job.pid").exists()
+
+    with ThreadPoolExecutor() as pool:
+        shutdown = pool.submit(shut_down)
+        assert guest.boot("99-runjob.sh").returncode == 0
+        shutdown.result()
+    assert (guest.root / "chslurm.job.out").read_text() == saved
+    assert (home / "saved").exists() is bool(saved)
+    assert not [call for call in guest.calls() if "job-ended" in call]  # the guest ends, not the job
 
 
 @pytest.mark.parametrize(("broken", "told"), [("", False), ("yes", True)])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chslurm.messages import Event, EventKind, Order, OrderKind
-from chslurm.phases import Cause, GuestPhase, Phase
+from chslurm.phases import Cause, GuestPhase, Phase, judge_job_end
 from chslurm.plan import Plan
 from chslurm.report import make_summary, render_summary
 from chslurm.supervise import Supervisor
@@ -192,6 +192,36 @@ def test_time_limit(plan_of: Callable[..., Plan]) -> None:
     assert play.wait(49) == []
     assert play.wait(2) == [Order(OrderKind.POWER_DOWN)]
     assert play.leave() == 124
+
+
+def test_slurm_knows_why_a_host_was_told_to_end(play: Play) -> None:
+    play.boot()
+    play.host(EventKind.NODE_TOLD_TO_END, 2, text="SIGTERM")
+    assert (play.head.cause, play.head.text) == (Cause.LOST, "node cn002: SIGTERM came to oneguest")
+    play.head.learn(Cause.CANCELLED, "the SLURM job was cancelled")
+    assert (play.head.cause, play.head.text) == (Cause.CANCELLED, "the SLURM job was cancelled")
+
+
+def test_what_slurm_knows_is_no_reason_for_another_loss(play: Play) -> None:
+    play.boot()
+    play.host(EventKind.NODE_LOST, 3, text="silent")
+    play.host(EventKind.NODE_TOLD_TO_END, 2, text="SIGTERM")
+    play.head.learn(Cause.CANCELLED, "the SLURM job was cancelled")
+    assert play.head.cause is Cause.LOST
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "now_s", "cause"),
+    [
+        ("CANCELLED", "None", 0.0, Cause.CANCELLED),
+        ("COMPLETING", "None", 0.0, Cause.CANCELLED),
+        ("COMPLETING", "TimeLimit", 0.0, Cause.TIME_LIMIT),
+        ("COMPLETING", "None", 99.0, Cause.TIME_LIMIT),
+        ("TIMEOUT", "TimeLimit", 0.0, Cause.TIME_LIMIT),
+    ],
+)
+def test_slurms_record_of_the_job_tells_the_cause(state: str, reason: str, now_s: float, cause: Cause) -> None:
+    assert judge_job_end(state, reason, 100.0, now_s) is cause
 
 
 def test_silent_node_is_lost(play: Play) -> None:
