@@ -41,6 +41,8 @@ _LINGER_S = 1.5
 
 _TIME_IS_UP = "SLURM's time limit has passed"
 
+_ONCE_MORE = "shutting down the guests; Ctrl-C once more ends them at once"
+
 _WAY_IN = """\
 guest 0 is ready: chslurm ssh, or chslurm console, logs in from another terminal
 it ends with chslurm stop, with Ctrl-C here, or when guest 0 is shut down"""
@@ -157,7 +159,10 @@ class Head:
 
     def _take_in(self, happening: Happening, journal: BinaryIO, now_s: float) -> list[Order]:
         if isinstance(happening, signal.Signals):
-            return self.supervisor.on_signal(*self._read_signal(happening), now_s)
+            cause, text = self._read_signal(happening)
+            if self.supervisor.phase < Phase.POWERING_DOWN and cause is Cause.INTERRUPTED:
+                self.progress.note(_ONCE_MORE)
+            return self.supervisor.on_signal(cause, text, now_s)
         line = msgspec.json.encode({"unix_s": round(time.time(), 3), **msgspec.to_builtins(happening)})
         with suppress(OSError):  # a full disk is no reason to stop supervising
             journal.write(line + b"\n")
@@ -175,7 +180,7 @@ class Head:
 
     def _read_signal(self, number: signal.Signals) -> tuple[Cause, str]:
         cause = judge_signal(number, self.plan.end_time_unix_s, time.time())
-        texts = {Cause.INTERRUPTED: "interrupted; once more ends the guests at once", Cause.TIME_LIMIT: _TIME_IS_UP}
+        texts = {Cause.INTERRUPTED: "interrupted", Cause.TIME_LIMIT: _TIME_IS_UP}
         return cause, texts.get(cause, f"cancelled ({number.name})")
 
     def _obey(self, orders: list[Order]) -> None:

@@ -18,11 +18,14 @@ step "configuring the guest"
 # Modes are ours, whatever umask the files were checked out or installed with.
 tar -C "$build/image/root" --owner=0 --group=0 --mode=u=rwX,go=rX -cf - . |
     tar -C "$root" --no-overwrite-dir --keep-directory-symlink -xf -
-chmod 0755 "$root"/usr/lib/chslurm/boot-bundle "$root"/usr/lib/chslurm/generator "$root"/usr/lib/chslurm/shutdown \
+chmod 0755 "$root"/usr/lib/chslurm/apt "$root"/usr/lib/chslurm/boot-bundle "$root"/usr/lib/chslurm/generator "$root"/usr/lib/chslurm/shutdown \
     "$root"/etc/kernel/*/zz-chslurm
 chmod 0440 "$root/etc/sudoers.d/chslurm"
 for name in shutdown poweroff halt reboot; do
     ln -s /usr/lib/chslurm/shutdown "$root/usr/local/sbin/$name"
+done
+for name in apt apt-get; do
+    ln -s /usr/lib/chslurm/apt "$root/usr/local/bin/$name"
 done
 mkdir -p "$root/ch/meta" "$root/ch/opt" "$root/ch/tmp" "$root/ch/data1" "$root/ch/data2" "$root/ch/data3" "$root/ch/data4"
 

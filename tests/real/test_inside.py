@@ -208,7 +208,7 @@ INSTALL = f"""#!/bin/bash
 exec 2>&1
 sudo rm /etc/apt/sources.list.d/*
 echo "deb [trusted=yes] http://packages.test:8000 ./" | sudo tee /etc/apt/sources.list.d/test.list >/dev/null
-sudo apt-get -q update && sudo apt-get -qy install greet
+sudo apt-get -qy install greet
 env -u http_proxy sudo apt-get -qy install greet-more
 greet && greet-more
 man greet | grep -A1 DESCRIPTION
