@@ -45,8 +45,8 @@ def console(cluster: str | None, guest: int) -> None:
 def ssh(cluster: str | None, guest: int, command: tuple[str, ...]) -> None:
     """Log in to GUEST (default 0) as charlie, or run COMMAND there.
 
-    Ends with the status of the command, or 255 when ssh fails. Everything else that ssh can do: ssh -F
-    JOBDIR/ssh_config chgu0, and scp, sftp and rsync alike.
+    COMMAND is run word for word (for pipes and the like: chslurm ssh 0 -- sh -c '...'). Ends with its status, or 255
+    when ssh fails. Everything else that ssh can do: ssh -F JOBDIR/ssh_config chgu0, and scp, sftp and rsync alike.
     """
     from chslurm.attach import enter_guest
 
