@@ -42,6 +42,7 @@ from chslurm.host.workstation import find_memory_folder_warning
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
 from chslurm.network import make_host_network
+from chslurm.phases import CANCEL_SHARES, Phase
 from chslurm.plan import Host, Mode, Plan
 
 
@@ -235,13 +236,14 @@ class Node:
         if not self._hurried:
             self._hurried = True
             self._tell(EventKind.NODE_NOTE, text=f"{why}: ending the guests here")
-            self._begin(self._end_in_order(self.plan.deadlines.cancel_s / 3))
+            self._begin(self._end_in_order(self.plan.deadlines.cancel_s))
 
-    async def _end_in_order(self, patience_s: float) -> None:
-        for end in (Steward.power_down, Steward.quit, Steward.kill):
+    async def _end_in_order(self, within_s: float) -> None:
+        ends = {Phase.POWERING_DOWN: Steward.power_down, Phase.QUITTING: Steward.quit, Phase.KILLING: Steward.kill}
+        for phase, end in ends.items():
             self._end_each(end)
             if self._ends:
-                await asyncio.wait(self._ends, timeout=patience_s)
+                await asyncio.wait(self._ends, timeout=within_s * CANCEL_SHARES[phase])
 
     def _end_each(self, end: Callable[[Steward], None]) -> None:
         self._ending = True

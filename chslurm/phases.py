@@ -70,6 +70,9 @@ SAME_BLOW_S = 5.0
 A guest or node that is lost, and a cancellation within this time, are one and the same."""
 
 
+CANCEL_SHARES = {Phase.POWERING_DOWN: 0.5, Phase.QUITTING: 0.25, Phase.KILLING: 0.25}
+"""How what SLURM leaves us (`Deadlines.cancel_s`) is shared out: most to the guests, whose jobs may save something."""
+
 LONG_WORK = "-files"
 """Ends a stage that tells how much is done of work that may take minutes: 20-users.62000-files."""
 

@@ -11,8 +11,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from chslurm.messages import GUEST_EVENTS, Event, EventKind, Order, OrderKind
-from chslurm.phases import LONG_WORK, SAME_BLOW_S, Cause, GuestPhase, GuestState, Phase
-from chslurm.plan import Plan
+from chslurm.phases import CANCEL_SHARES, LONG_WORK, SAME_BLOW_S, Cause, GuestPhase, GuestState, Phase
+from chslurm.plan import Mode, Plan
 from chslurm.rendezvous import Rendezvous
 
 
@@ -37,6 +37,7 @@ class Supervisor:
     _ending_since_s: float = 0.0
     _heard_s: dict[int, float] = field(default_factory=dict)
     _lost_host: int = 0
+    _kill_waits: bool = False  # SLURM said TERM; after its KillWait it kills
     _said: set[str] = field(default_factory=set)
     _booting: dict[int, None] = field(default_factory=dict)  # in order of their start
 
@@ -140,6 +141,8 @@ class Supervisor:
 
     def on_signal(self, cause: Cause, text: str, now_s: float) -> list[Order]:
         """Take in the user's or SLURM's wish to end. A second wish hurries what the first began."""
+        if self.plan.mode is Mode.CLUSTER and cause in (Cause.CANCELLED, Cause.TIME_LIMIT):
+            self._kill_waits = True
         if self.phase < Phase.POWERING_DOWN:
             return self._end(cause, text, now_s)
         if self.cause is Cause.LOST and now_s < self._ending_since_s + SAME_BLOW_S:
@@ -275,8 +278,7 @@ class Supervisor:
 
     def _phase_end_s(self) -> float:
         limits = self.plan.deadlines
-        cancelled = self.cause in (Cause.CANCELLED, Cause.TIME_LIMIT)
-        if self._only_hosts_are_left() and not cancelled:  # they may be bringing disks home, and say so by their pulse
+        if self._only_hosts_are_left() and not self._kill_waits:  # bringing disks home, perhaps, and pulsing meanwhile
             heard_s = max((at_s for host, at_s in self._heard_s.items() if host not in self.done), default=0.0)
             return max(heard_s, self._phase_since_s) + limits.node_down_s
         lasts_s = {
@@ -285,9 +287,8 @@ class Supervisor:
             Phase.QUITTING: limits.quit_s,
             Phase.KILLING: limits.node_down_s,
         }[self.phase]
-        if cancelled:  # SLURM kills everything after its KillWait
-            lasts_s = min(lasts_s, limits.cancel_s / 3)
-        return self._phase_since_s + lasts_s
+        share_s = limits.cancel_s * CANCEL_SHARES.get(self.phase, 1.0) if self._kill_waits else lasts_s
+        return self._phase_since_s + min(lasts_s, share_s)
 
     # -- names for the user -------------------------------------------------------------------------------------------
 

@@ -172,6 +172,20 @@ def test_cancel_fits_into_slurms_kill_wait(play: Play) -> None:
     assert make_summary(play.plan, play.head, play.now_s).exit_status == 143
 
 
+def test_stop_leaves_guests_their_time_until_slurm_cancels(play: Play) -> None:
+    """What the user ends by himself, SLURM does not kill."""
+    limits = play.plan.deadlines
+    play.boot()
+    play.run_jobs()
+    assert play.host(EventKind.STOP_ASKED, 1) == [Order(OrderKind.POWER_DOWN)]
+    assert play.wait(limits.power_down_s - 2) == []
+    began_s = play.now_s
+    play.head.on_signal(Cause.CANCELLED, "cancelled", play.now_s)
+    while not play.head.over:
+        play.wait(0.5)
+    assert play.now_s - began_s < limits.cancel_s
+
+
 def test_guest_lost_by_slurms_term_is_a_cancellation(play: Play) -> None:
     play.boot()
     play.guest(EventKind.GUEST_GONE, 1, status=1, text="QEMU was ended by a signal")
