@@ -41,6 +41,9 @@ logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # a QEMU that dies ear
 _LAST_WORDS_S = 2.0
 """How long QMP may take to deliver its last event after the process has ended."""
 
+_TAIL_BYTES = 4096
+"""How much of a log's end is looked at for the last line."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -57,11 +60,13 @@ class Qemu:
         self,
         name: str,
         process: subprocess.Popen[bytes],
+        read_words: Callable[[], str],
         qmp: socket.socket,
         control: socket.socket,
         console: socket.socket,
     ) -> None:
         self.name = name
+        self._read_words = read_words
         self.process = process
         self.console = Console(console)
         self.on_word: Callable[[GuestWord], None] = lambda word: None
@@ -114,7 +119,9 @@ class Qemu:
         for task in (*listeners, *self._tasks - {asyncio.current_task()}):
             task.cancel()
         self._writer.close()
-        self.ending.set_result(_judge(status, self._reason))
+        # One that gives up by itself prints why, and the console, where a user looks first, has nothing of it.
+        words = self._read_words() if status > 0 and not self._reason else ""
+        self.ending.set_result(_judge(status, self._reason, words))
 
     async def _listen_to_guest(self, reader: asyncio.StreamReader) -> None:
         """Read the control port: bounded lines, typed words; anything else is dropped."""
@@ -167,13 +174,14 @@ def start_qemu(
         for end in theirs:
             stack.enter_context(end)
         log_file = stack.enter_context(open(log, "ab"))
+        start = log_file.tell()
         qmp_fd, control_fd, console_fd = (end.fileno() for end in theirs)
         machine = replace(machine, qmp_fd=qmp_fd, control_fd=control_fd, console_fd=console_fd)
         argv, env = make_qemu_argv(machine, program), make_qemu_environment(machine)
         process = spawn(argv, stdout=log_file, stderr=log_file, env=env, pass_fds=machine.fds, deaf_to=deaf_to)
     for end in ours:
         end.setblocking(False)
-    return Qemu(machine.name, process, *ours)
+    return Qemu(machine.name, process, lambda: _read_last_line(log, start), *ours)
 
 
 async def _exit_of(process: subprocess.Popen[bytes]) -> int:
@@ -190,9 +198,19 @@ async def _exit_of(process: subprocess.Popen[bytes]) -> int:
         os.close(pidfd)
 
 
-def _judge(status: int, reason: str) -> Ending:
+def _read_last_line(log: PurePath, start: int) -> str:
+    """Return the last line of a log from `start` on, made printable and short; empty when there is none."""
+    with suppress(OSError), open(log, "rb") as file:
+        file.seek(max(os.fstat(file.fileno()).st_size - _TAIL_BYTES, start))
+        lines = file.read().decode(errors="replace").split("\n")
+        return next((printable(line.strip()) for line in reversed(lines) if line.strip()), "")
+    return ""
+
+
+def _judge(status: int, reason: str, words: str = "") -> Ending:
     if status == 0 and reason in (_REASONS["guest-shutdown"], _REASONS["host-qmp-quit"]):
         return Ending(clean=reason == _REASONS["guest-shutdown"], why=reason)
+    ended = f"QEMU ended: {describe_exit(status)}" + (f": {words}" if words else "")
     if status != 0 and reason:  # killed while it wrote its disks to the end
-        reason = f"{reason}, then QEMU ended: {describe_exit(status)}"
-    return Ending(clean=False, why=reason or f"QEMU ended: {describe_exit(status)}")
+        reason = f"{reason}, then {ended}"
+    return Ending(clean=False, why=reason or ended)

@@ -94,3 +94,18 @@ def test_term_is_no_success_though_qemu_exits_0(machine: Machine) -> None:
 def test_panic_is_told_as_such(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_GUEST", "panic")
     assert live(machine, lambda qemu: qemu.say(GuestOrder(op="boot"))) == Ending(clean=False, why="kernel panic")
+
+
+def test_why_it_gave_up_is_told_in_its_own_words(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> Ending:
+        qemu = start_qemu(machine, log)
+        ending = await asyncio.wait_for(qemu.ending, 10)
+        qemu.console.close()
+        return ending
+
+    log = Path(machine.console).parent / "log"
+    log.write_text("of an earlier one\n")
+    monkeypatch.setenv("FAKE_GUEST", "broken")
+    why = "QEMU ended: exit status 1: Could not initialize ?[7mSDL"
+    assert asyncio.run(story()) == Ending(clean=False, why=why)
+    assert log.read_text().startswith("of an earlier one\nfirst line\n")
