@@ -118,7 +118,9 @@ class Node:
         """Start them one by one; looking and writing happens in a thread, so that the head is heard meanwhile."""
         accelerator, reason = choose_accelerator(self.plan.accelerator)
         qemu_program = find_qemu()
-        display = find_display(qemu_program, self.plan.mode, os.environ) if self.plan.vga else None
+        display = None
+        if self.plan.vga:
+            display = await asyncio.to_thread(find_display, qemu_program, self.plan.mode, os.environ)
         image = self.plan.image
         await asyncio.to_thread(check_unchanged, image)
         bundle = await asyncio.to_thread(read_boot_bundle, Path(image.path), image.format)

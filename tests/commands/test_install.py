@@ -146,7 +146,7 @@ def test_the_display_is_asked_of_qemu(monkeypatch: pytest.MonkeyPatch, tmp_path:
     program = tmp_path / "qemu"
     program.write_text("#!/bin/sh\nprintf 'Available display backend types:\\nnone\\nsdl\\n'\n")
     program.chmod(0o755)
-    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
     assert chslurm.install._choose_display(str(program)) == "sdl"
 
 
