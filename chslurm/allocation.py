@@ -25,9 +25,12 @@ DEFAULT_KILL_WAIT_S = 30.0
 
 _CORES_ENTRY = re.compile(r"([0-9]{1,7})(?:\(x([0-9]{1,7})\))?", re.ASCII)
 _NO_LIMIT_MIB = 1 << 40
-_OVER = frozenset(
-    "BOOT_FAIL CANCELLED COMPLETED COMPLETING DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
-)
+# fmt: off
+_OVER = frozenset({
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "PREEMPTED", "REVOKED", "TIMEOUT",
+})
+# fmt: on
 
 UNKNOWN_JOB = "Invalid job id"
 """What SLURM answers, in a sentence, about a job that ended some minutes ago."""
@@ -78,7 +81,6 @@ def needs_records(environment: Mapping[str, str]) -> bool:
 def make_allocation(environment: Mapping[str, str], records: SlurmRecords) -> Allocation:
     """Return the allocation of the job we run in. Raises UsageError when its description makes no sense."""
     _check_kind_of_job(environment)
-    _check_state(environment["SLURM_JOB_ID"], records.job)
     names = _parse_nodelist(_variable(environment, "SLURM_JOB_NODELIST"))
     cores = _parse_cores_per_node(_variable(environment, "SLURM_JOB_CPUS_PER_NODE"))
     stated = parse_count(_variable(environment, "SLURM_JOB_NUM_NODES"), "SLURM_JOB_NUM_NODES")
@@ -89,11 +91,14 @@ def make_allocation(environment: Mapping[str, str], records: SlurmRecords) -> Al
             hint="start it directly in the job, with the job's own variables",
         )
     memory = _memory_of_nodes(environment, names, cores, records)
+    job_id = str(parse_count(environment["SLURM_JOB_ID"], "SLURM_JOB_ID", most=(1 << 32) - 1))
+    end_time_unix_s = _end_time(environment, records.job)
+    _check_state(job_id, records.job)  # last, so that what is garbled is told as such
     return Allocation(
         mode=Mode.CLUSTER,
         nodes=tuple(Node(*node) for node in zip(names, cores, memory, strict=True)),
-        slurm_job_id=str(parse_count(environment["SLURM_JOB_ID"], "SLURM_JOB_ID", most=(1 << 32) - 1)),
-        end_time_unix_s=_end_time(environment, records.job),
+        slurm_job_id=job_id,
+        end_time_unix_s=end_time_unix_s,
         kill_wait_s=_kill_wait(records.config),
     )
 

@@ -27,6 +27,7 @@ from chslurm.errors import ChslurmError, UsageError
 _SILENT_S = 60.0
 """A head that shows no life for so long is dead, or has to end when it comes back to life."""
 
+_LOOKS = 6
 _LOOK_S = 0.05
 """Longer than another process takes to look whether the lock is held (`is_held`)."""
 
@@ -132,9 +133,10 @@ def is_held(
 
 def _try_lock(fd: int, path: PurePath, name: str) -> bool:
     """Return False when this file system knows no locks."""
-    with suppress(BlockingIOError):
-        return _lock(fd, fcntl.LOCK_EX)
-    time.sleep(_LOOK_S)  # it may only have been looked at
+    for _ in range(_LOOKS):  # it may only have been looked at, by several
+        with suppress(BlockingIOError):
+            return _lock(fd, fcntl.LOCK_EX)
+        time.sleep(_LOOK_S)
     try:
         return _lock(fd, fcntl.LOCK_EX)
     except BlockingIOError as error:

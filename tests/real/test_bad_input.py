@@ -238,8 +238,11 @@ def test_garbled_variable_of_slurm(box: Box, name: str, value: str) -> None:
 
 
 def test_those_variables_are_good_where_nothing_is_garbled(box: Box) -> None:
+    """In a job that there is; the one that they name is over."""
     variables = [f"{key}={text}" for key, text in SLURM_JOB.items()]
-    done = box("env", *variables, "chrun", "--dry-run", box.image)
+    check_refused(box, box("env", *variables, "chrun", box.image), list_all(box), "SLURM job '1' is over")
+    variables = [f"{key}={text}" for key, text in SLURM_JOB.items() if key != "SLURM_JOB_ID"]
+    done = box("salloc", "--quiet", "--nodes=2", "env", *variables, "chrun", "--dry-run", box.image)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert '"name": "cn002"' in done.stdout
 

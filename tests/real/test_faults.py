@@ -17,7 +17,11 @@ from realbox import Box, Job, wait_for
 pytestmark = pytest.mark.real
 
 SLEEP = "#!/bin/bash\nsleep 1000\n"
-SAVE = "#!/bin/bash\ntrap 'echo $CH_GUEST_ID >/ch/data1/saved-$CH_GUEST_ID; exit 9' TERM\nsleep 1000\n"
+SAVE = """#!/bin/bash
+trap 'mv /ch/data1/{new,saved}-$CH_GUEST_ID; exit 9' TERM
+touch /ch/data1/new-$CH_GUEST_ID
+sleep 1000
+"""
 
 
 def start_job(box: Box, script: str = SLEEP, *chrun: str, nodes: int = 2, options: tuple[str, ...] = ()) -> Job:
@@ -176,10 +180,13 @@ def kill_wait(request: pytest.FixtureRequest, box_program: str) -> Iterator[int]
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_scancel_at_any_moment_leaves_nothing(box: Box, kill_wait: int, moment: str) -> None:
     script = "#!/bin/bash\nsleep 1\n" if moment == "shutdown" else SAVE
-    (box.folder / "data").mkdir()
-    os.chown(box.folder / "data", *box._ids())
+    data = box.folder / "data"
+    data.mkdir()
+    os.chown(data, *box._ids())
     job = start_job(box, script, "--dir", "data")
     job.wait_event(MOMENTS[moment])
+    if moment == "job":
+        wait_for(lambda: len(list(data.iterdir())) == 2, 60, lambda: f"the scripts did not come so far: {job.output}")
     assert box("scancel", job.id).returncode == 0
     began_s = time.monotonic()
     wait_for(lambda: job.record()["JobState"] == "CANCELLED", 10, lambda: str(job.record()))
@@ -187,7 +194,7 @@ def test_scancel_at_any_moment_leaves_nothing(box: Box, kill_wait: int, moment: 
     if moment == "job":
         assert "cancelled" in job.output
     if (moment, kill_wait) == ("job", 30):  # time for an end in order, with what the script has to save
-        assert sorted(path.name for path in (box.folder / "data").iterdir()) == ["saved-0", "saved-1"]
+        assert sorted(path.name for path in data.iterdir()) == ["saved-0", "saved-1"]
         assert [guest["clean"] for guest in job.summary()["guests"]] == [True, True]
 
 

@@ -35,6 +35,7 @@ class _Run:
     """What was typed last into a terminal, and what the page has shown of it."""
 
     start: int = 0  # the line after it
+    last: str = ""  # the line in which it was typed
     expected: tuple[str, ...] = ()
 
 
@@ -139,7 +140,8 @@ class Reader:
         if step.prompt != "^":
             prompt = _PROMPTS.get(step.prompt) or re.compile(re.escape(step.prompt.strip()))
             self._wait(lambda: _is_at(prompt, terminal.read()), _PROMPT_TIMEOUT_S, f"no prompt {step.prompt!r}")
-        run.start, run.expected = len(terminal.read()), step.shown
+        lines = terminal.read()
+        run.start, run.last, run.expected = len(lines), (lines or [""])[-1], step.shown
         if step.prompt == "^":
             terminal.press(*KEYS[step.typed])
         else:
@@ -152,7 +154,7 @@ class Reader:
         while time.monotonic() < deadline_s:
             lines = terminal.read()
             at_prompt = any(_is_at(prompt, lines) for prompt in _PROMPTS.values())
-            if step.prompt == "^" and at_prompt:  # what a program took back from the screen in the end
+            if step.prompt == "^" and at_prompt and lines[-1] != run.last:  # it took back something from the screen
                 run.start = min(run.start, len(lines) - 1)
             ended = at_prompt and len(lines) > run.start
             shown = [self._as_on_the_page(line) for line in (lines[run.start : -1] if ended else lines[run.start :])]
