@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -124,12 +125,28 @@ def find_processes(*words: str) -> list[int]:
     return found
 
 
+def start_outside(box: Box, limit: str) -> subprocess.Popen[str]:
+    """A head on the login node: salloc's command, to which SLURM's signals do not come, or late."""
+    script = box.write("outside.sh", SLEEP)
+    chrun = ["chrun", "--jobdir", "outside", "--job", script, box.image]
+    return box.start("salloc", "--nodes=1", "--nodelist=cn002", "--job-name=outside", limit, *chrun)
+
+
+def check_outside(box: Box, head: subprocess.Popen[str], status: int, words: str) -> None:
+    output, _ = head.communicate(timeout=150)
+    assert json.loads((box.folder / "outside" / "run" / "summary.json").read_text())["exit_status"] == status, output
+    assert words in output
+
+
 def test_slurms_time_limit_is_told(box: Box) -> None:
+    """Wherever the head is. Both at once: the shortest limit is a minute."""
+    head = start_outside(box, "--time=1")
     job = start_job(box, options=("--time=1",), nodes=1)
     record = job.wait()
     assert record["JobState"] == "TIMEOUT"
     assert "SLURM's time limit has passed" in job.output
     assert job.summary()["exit_status"] == 124
+    check_outside(box, head, 124, "SLURM's time limit has passed")
 
 
 def test_own_time_limit_is_told(box: Box) -> None:
@@ -198,19 +215,9 @@ def test_scancel_at_any_moment_leaves_nothing(box: Box, kill_wait: int, moment: 
         assert [guest["clean"] for guest in job.summary()["guests"]] == [True, True]
 
 
-@pytest.mark.parametrize(
-    ("limit", "status", "words"),
-    [("--time=1", 124, "SLURM's time limit has passed"), ("--time=9", 143, "the SLURM job was cancelled")],
-)
-def test_a_head_outside_the_job_learns_why_it_ended(box: Box, limit: str, status: int, words: str) -> None:
-    """salloc's command runs on the login node, where SLURM's signals do not come, or late."""
-    script = box.write("job.sh", SLEEP)
-    chrun = ["chrun", "--jobdir", "c", "--job", script, box.image]
-    head = box.start("salloc", "--nodes=1", "--job-name=outside", limit, *chrun)
-    job = Job(box, "")
-    job.wait_event("job_started")
-    if limit == "--time=9":
-        assert box("scancel", "--name=outside").returncode == 0
-    output, _ = head.communicate(timeout=150)
-    assert job.summary()["exit_status"] == status, output
-    assert words in output
+def test_a_head_outside_the_job_learns_that_it_was_cancelled(box: Box) -> None:
+    head = start_outside(box, "--time=9")
+    events = box.folder / "outside" / "run" / "events.jsonl"
+    wait_for(lambda: events.exists() and "job_started" in events.read_text(), 120, lambda: "no job")
+    assert box("scancel", "--name=outside").returncode == 0
+    check_outside(box, head, 143, "the SLURM job was cancelled")
