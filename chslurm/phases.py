@@ -66,12 +66,24 @@ def judge_job_end(state: str, reason: str, end_time_unix_s: float | None, now_un
 
 
 SAME_BLOW_S = 5.0
-"""SLURM's TERM reaches the head, the hosts' tasks and (with some process trackers) every QEMU; who tells first is luck.
+"""SLURM's TERM reaches the head and the hosts' tasks, with some process trackers pasta, too; who tells first is luck.
 A guest or node that is lost, and a cancellation within this time, are one and the same."""
 
 
 CANCEL_SHARES = {Phase.POWERING_DOWN: 0.5, Phase.QUITTING: 0.25, Phase.KILLING: 0.25}
 """How what SLURM leaves us (`Deadlines.cancel_s`) is shared out: most to the guests, whose jobs may save something."""
+
+
+def find_patience_s(phase: Phase, limits: Deadlines, *, kill_waits: bool) -> float:
+    """Return how many seconds a phase of the end may last; `kill_waits`: SLURM kills everything after its KillWait."""
+    most_s = {
+        Phase.FINISHING: limits.finish_s,
+        Phase.POWERING_DOWN: limits.power_down_s,
+        Phase.QUITTING: limits.quit_s,
+        Phase.KILLING: limits.node_down_s,
+    }[phase]
+    return min(most_s, limits.cancel_s * CANCEL_SHARES.get(phase, 1.0)) if kill_waits else most_s
+
 
 LONG_WORK = "-files"
 """Ends a stage that tells how much is done of work that may take minutes: 20-users.62000-files."""

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from chslurm.messages import GUEST_EVENTS, Event, EventKind, Order, OrderKind
-from chslurm.phases import CANCEL_SHARES, LONG_WORK, SAME_BLOW_S, Cause, GuestPhase, GuestState, Phase
+from chslurm.phases import LONG_WORK, SAME_BLOW_S, Cause, GuestPhase, GuestState, Phase, find_patience_s
 from chslurm.plan import Mode, Plan
 from chslurm.rendezvous import Rendezvous
 
@@ -281,14 +281,7 @@ class Supervisor:
         if self._only_hosts_are_left() and not self._kill_waits:  # bringing disks home, perhaps, and pulsing meanwhile
             heard_s = max((at_s for host, at_s in self._heard_s.items() if host not in self.done), default=0.0)
             return max(heard_s, self._phase_since_s) + limits.node_down_s
-        lasts_s = {
-            Phase.FINISHING: limits.finish_s,
-            Phase.POWERING_DOWN: limits.power_down_s,
-            Phase.QUITTING: limits.quit_s,
-            Phase.KILLING: limits.node_down_s,
-        }[self.phase]
-        share_s = limits.cancel_s * CANCEL_SHARES.get(self.phase, 1.0) if self._kill_waits else lasts_s
-        return self._phase_since_s + min(lasts_s, share_s)
+        return self._phase_since_s + find_patience_s(self.phase, limits, kill_waits=self._kill_waits)
 
     # -- names for the user -------------------------------------------------------------------------------------------
 

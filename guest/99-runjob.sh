@@ -94,6 +94,6 @@ else
     open_ports || fail 'cannot open the ports for the output of the job'
     log 'will shut down after job'
     log 'forking to run user job'
-    guard_job
+    guard_job || log 'the job will not be asked to end before the guest is shut down'
     run_job &
 fi

@@ -27,9 +27,11 @@ from chslurm.errors import ChslurmError, UsageError
 _SILENT_S = 60.0
 """A head that shows no life for so long is dead, or has to end when it comes back to life."""
 
-_LOOKS = 6
 _LOOK_S = 0.05
 """Longer than another process takes to look whether the lock is held (`is_held`)."""
+
+_LOOKS = 6
+"""How many such looks may follow each other before whoever has the lock is taken for its holder."""
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY}
 
