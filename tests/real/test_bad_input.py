@@ -270,7 +270,7 @@ def test_job_directory_of_a_running_cluster(empty_box: Box) -> None:
     box = empty_box
     with box.start("vcluster", "-n1", "--cores=1", "--ram=512M", "--jobdir=c", box.image) as head:
         try:
-            Job(box, "").wait_event("guest_started")
+            Job(box, "").wait_event("guest_ready")  # the running cluster makes no more files of its own
             for _ in range(2):
                 before = list_all(box)
                 refused = chrun(box, "-n1", "--jobdir=c", IMAGE)
