@@ -75,7 +75,7 @@ def make_bare(plan: Plan, guest: Guest, offer: Offer) -> Bare:
     )
     argv = [re.sub(r"^tap,id=net,.*", "user,id=net,restrict=on", word) for word in make_qemu_argv(machine)]
     keys = make_cluster_keys(plan.cluster_id)  # those of the cluster are gone with it
-    files = make_guest_files(plan, guest, keys, make_host_identity(keys, guest), mtu=MTU, environment=os.environ)
+    files = make_guest_files(plan, guest, keys, make_host_identity(plan, guest, keys), mtu=MTU, environment=os.environ)
     orders = [GuestOrder(op="put", name=file.name, mode=f"{file.mode:04o}", text=file.text) for file in files]
     orders += [GuestOrder(op="clock", unix_s=round(time.time(), 3)), GuestOrder(op="boot")]
     fds = tuple(fd for fd in machine.fds if fd >= 0)

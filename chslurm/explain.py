@@ -24,6 +24,10 @@ from chslurm.network import (
 from chslurm.plan import Mode, Plan
 from chslurm.planner import render_plan
 
+_ALL_PEERS, _SOME_PEERS = 100, 4
+"""A host of a cluster up to the first size is shown with all others; of a larger one with some: else each of 10,000
+hosts would fill 10,000 times three lines."""
+
 _RELAYED = """
 relayed by the task itself, from guests to this host and never the other way:
     {gateway} port 53 (UDP, TCP)  to the resolvers of /etc/resolv.conf
@@ -35,6 +39,8 @@ def render_explanation(plan: Plan) -> str:
     """Return the text of `--explain`. What is found out only later, like a port, stands in capitals or as -1."""
     step = shlex.join(make_step_argv(plan, "DIGEST", os.environ))
     parts = [render_plan(plan), f"the step, one task on each host:\n    {step}\n"]
+    if len(plan.hosts) > _ALL_PEERS:
+        parts.append(f"of the {len(plan.hosts)} ends of the tunnel each host is shown with the first {_SOME_PEERS}\n")
     offer = Offer(plan.accelerator, "FIRMWARE", Kernel(-1, -1, "COMMAND-LINE-OF-THE-IMAGE"), _display(plan))
     for host in plan.hosts:
         network = make_host_network(host.number, host.guest_ct, plan.mode, len(plan.hosts))
@@ -81,5 +87,8 @@ def _later_steps(plan: Plan, network: HostNetwork) -> tuple[Step, ...]:
         return make_outside_steps()
     if not network.has_uplink:
         return ()
-    peers = [Peer(host.number, f"ADDRESS-OF-{host.name}", -1) for host in plan.hosts]
+    shown = plan.hosts
+    if len(shown) > _ALL_PEERS:
+        shown = (*shown[:_SOME_PEERS], *((plan.host(network.host),) if network.host > _SOME_PEERS else ()))
+    peers = [Peer(host.number, f"ADDRESS-OF-{host.name}", -1) for host in shown]
     return make_tunnel_steps(network, peers, plan.vni, DEFAULT_MTU)

@@ -7,22 +7,21 @@ Rules are loaded before any link is up, in namespaces of the cluster's own (see 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network, summarize_address_range
 
-from chslurm.addresses import make_gateway, make_host_subnet
+from chslurm.addresses import AddressLayout
 
 
-def make_cluster_filters(host: int, host_ct: int) -> str:
+def make_cluster_filters(layout: AddressLayout, host: int) -> str:
     """Guests reach guests and ping gateways of their own cluster, and nothing else.
 
     What passes through is not tracked: it would fill the one table that all users of the node share.
     """
-    subnet, gateway = make_host_subnet(host), make_gateway(host)
+    subnet, gateway = layout.subnet(host), layout.gateway(host)
     return f"""\
 table inet chslurm {{
     set cluster {{
         type ipv4_addr; flags interval
-        elements = {{ {", ".join(map(str, _cluster_subnets(host_ct)))} }}
+        elements = {{ {", ".join(map(str, layout.join(1, layout.host_ct)))} }}
     }}
     chain untracked {{
         type filter hook prerouting priority raw; policy accept
@@ -44,9 +43,9 @@ table inet chslurm {{
 """
 
 
-def make_workstation_filters(host: int) -> str:
+def make_workstation_filters(layout: AddressLayout, host: int) -> str:
     """Guests reach the outside, and at the gateway ping, names and ssh (see `host.relay`); nobody reaches them."""
-    subnet, gateway = make_host_subnet(host), make_gateway(host)
+    subnet, gateway = layout.subnet(host), layout.gateway(host)
     return f"""\
 table inet chslurm {{
     chain forward {{
@@ -93,16 +92,3 @@ table inet chslurm {{
     }}
 }}
 """
-
-
-def _cluster_subnets(host_ct: int) -> list[IPv4Network]:
-    """The subnets of hosts 1 to `host_ct`, neighbours joined."""
-    blocks: dict[int, list[IPv4Network]] = {}
-    for host in range(1, host_ct + 1):
-        subnet = make_host_subnet(host)
-        blocks.setdefault(subnet.network_address.packed[1], []).append(subnet)
-    return [
-        joined
-        for block in blocks.values()
-        for joined in summarize_address_range(block[0].network_address, block[-1].broadcast_address)
-    ]

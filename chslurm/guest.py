@@ -11,7 +11,6 @@ import json
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from chslurm.addresses import make_guest_address
 from chslurm.jobdir import JobDir
 from chslurm.plan import Accelerator, Guest, Image, Plan
 
@@ -107,7 +106,7 @@ def make_machine(plan: Plan, guest: Guest, offer: Offer, root: Disk, temporary: 
     job_dir = JobDir(PurePath(plan.job_dir))
     return Machine(
         name=f"chgu{guest.id}",
-        mac=make_guest_address(guest.host, guest.slot).mac,
+        mac=plan.address(guest).mac,
         cores=guest.cores,
         ram_mib=guest.ram_mib,
         accelerator=offer.accelerator,

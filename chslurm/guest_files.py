@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from chslurm.addresses import make_guest_address
 from chslurm.environment import find_secret_proxies, quote_shell, render_exports
 from chslurm.meta import make_guest_name
 from chslurm.plan import Group, Guest, Plan
@@ -87,7 +86,7 @@ def _render_groups(groups: Iterable[Group]) -> str:
 
 def _describe_guest(plan: Plan, guest: Guest, mtu: int) -> dict[str, str]:
     """What the boot scripts are told."""
-    address = make_guest_address(guest.host, guest.slot)
+    address = plan.address(guest)
     return {
         "CH_GUEST_ID": str(guest.id),
         "CH_GUEST_CT": str(len(plan.guests)),
@@ -109,7 +108,7 @@ def _describe_guest(plan: Plan, guest: Guest, mtu: int) -> dict[str, str]:
 
 def _describe_surroundings(plan: Plan, guest: Guest) -> dict[str, str]:
     """What jobs and users see: the documented variables."""
-    address = make_guest_address(guest.host, guest.slot)
+    address = plan.address(guest)
     return {
         "CH_META": "/ch/meta",
         "CH_TMP": "/ch/tmp",

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import re
 
-from chslurm.addresses import MAX_GUESTS_PER_HOST, MAX_HOSTS
+from chslurm.addresses import MAX_GUESTS
 from chslurm.errors import UsageError
 from chslurm.plan import Plan
 from chslurm.units import quote
 
-MAX_GUESTS = MAX_HOSTS * MAX_GUESTS_PER_HOST
 _PART = re.compile(r"(?:chgu)?([0-9]{1,9})(?:-(?:chgu)?([0-9]{1,9}))?", re.ASCII)
 
 

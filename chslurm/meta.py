@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import msgspec
 
-from chslurm.addresses import GuestAddress, make_guest_address
+from chslurm.addresses import GuestAddress
 from chslurm.environment import find_proxies, render_exports
 from chslurm.plan import Plan, User
 
@@ -29,7 +29,7 @@ def make_guest_name(guest: int) -> str:
 
 def make_meta_files(plan: Plan) -> dict[str, str]:
     """Return name and text of each file that `meta/` gets, besides the job script."""
-    guests = [(make_guest_name(guest.id), make_guest_address(guest.host, guest.slot)) for guest in plan.guests]
+    guests = [(make_guest_name(guest.id), plan.address(guest)) for guest in plan.guests]
     files = {
         "guest-count": f"{len(guests)}\n",
         "guests": "".join(f"{name}\n" for name, _ in guests),

@@ -11,7 +11,7 @@ their own cluster: neither the node, its loopback, its network nor a colliding a
 the filters say the same a second time. On a workstation up0 is in GUESTS and guests go out through NAT.
 
 No step has an undo: namespaces, links, routes and filters end with the holder and with the TAPs that QEMU has open.
-Traffic between hosts is routed, one /24 each: neighbours and forwarding entries are static, nothing is learned or
+Traffic between hosts is routed, a network each: neighbours and forwarding entries are static, nothing is learned or
 flooded.
 """
 
@@ -22,13 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
 
-from chslurm.addresses import (
-    GuestAddress,
-    make_gateway,
-    make_guest_address,
-    make_host_subnet,
-    make_mac,
-)
+from chslurm.addresses import AddressLayout, GuestAddress, make_layout, make_mac
 from chslurm.filters import make_cluster_filters, make_uplink_filters, make_workstation_filters
 from chslurm.plan import Mode
 
@@ -40,6 +34,8 @@ UPLINK_IP = "172.22.255.100"
 UPLINK_GATEWAY = "172.22.255.2"
 GUESTS_NETNS = "@guests"
 """Stands for the guests' namespace in the text of a step; nothing else in a step depends on the moment."""
+
+_LOGGED_LINES, _LOGGED_COLUMNS = 40, 400
 
 _TUNNEL_MAC = 1  # see make_mac: 0 is the bridge
 
@@ -81,6 +77,11 @@ class HostNetwork:
     steps: tuple[Step, ...]
 
     @property
+    def layout(self) -> AddressLayout:
+        """Who has which network, as `Plan.layout`."""
+        return make_layout(self.host_ct)
+
+    @property
     def has_uplink(self) -> bool:
         """Whether a second namespace carries a tunnel to other hosts."""
         return self.mode is Mode.CLUSTER and self.host_ct > 1
@@ -102,16 +103,17 @@ class Peer:
 
 def make_host_network(host: int, slots: int, mode: Mode, host_ct: int = 1) -> HostNetwork:
     """Decide the network of host number `host` of `host_ct`, with `slots` guests; UsageError beyond the limits."""
-    guests = tuple(make_guest_address(host, slot) for slot in range(1, slots + 1))
-    filters = make_workstation_filters(host) if mode is Mode.WORKSTATION else make_cluster_filters(host, host_ct)
+    layout = make_layout(host_ct, slots)
+    guests = tuple(layout.guest(host, slot) for slot in range(1, slots + 1))
+    make_filters = make_workstation_filters if mode is Mode.WORKSTATION else make_cluster_filters
     steps = [
         Step(Place.GUESTS, Tool.SYSCTL, _sysctls(forward=True)),
-        Step(Place.GUESTS, Tool.NFT, filters),  # before anything is up
-        Step(Place.GUESTS, Tool.IP, _bridge(host, guests)),
+        Step(Place.GUESTS, Tool.NFT, make_filters(layout, host)),  # before anything is up
+        Step(Place.GUESTS, Tool.IP, _bridge(layout, host, guests)),
     ]
     if mode is Mode.CLUSTER and host_ct > 1:
         steps.insert(0, Step(Place.UPLINK, Tool.SYSCTL, _sysctls(forward=False)))
-    return HostNetwork(host, host_ct, mode, guests, make_gateway(host), tuple(steps))
+    return HostNetwork(host, host_ct, mode, guests, layout.gateway(host), tuple(steps))
 
 
 def make_outside_steps() -> tuple[Step, ...]:
@@ -125,6 +127,7 @@ def make_tunnel_steps(network: HostNetwork, peers: Sequence[Peer], vni: int, pat
     `peers` lists every host of the cluster, this one too; `path_mtu` is the largest IP packet in bytes that passes
     between any two of them; `vni` is the 24-bit number of the virtual network.
     """
+    layout = network.layout
     own = next(peer for peer in peers if peer.host_number == network.host)
     others = [peer for peer in peers if peer is not own]
     mtu = make_guest_mtu(path_mtu)
@@ -135,9 +138,9 @@ def make_tunnel_steps(network: HostNetwork, peers: Sequence[Peer], vni: int, pat
             Tool.NFT,
             make_uplink_filters(own.udp_port, [(peer.address, peer.udp_port) for peer in others]),
         ),
-        Step(Place.UPLINK, Tool.IP, _uplink(f"{own.address}/32", path_mtu) + _vxlan(network.host, own, vni, mtu)),
-        Step(Place.GUESTS, Tool.BRIDGE, _lines(_forwarding(peer) for peer in others)),
-        Step(Place.GUESTS, Tool.IP, _lines([*resize, *_routes(network, others)])),
+        Step(Place.UPLINK, Tool.IP, _uplink(f"{own.address}/32", path_mtu) + _vxlan(network, own, vni, mtu)),
+        Step(Place.GUESTS, Tool.BRIDGE, _lines(_forwarding(layout, peer) for peer in others)),
+        Step(Place.GUESTS, Tool.IP, _lines([*resize, *_routes(layout, network.gateway, others)])),
     )
 
 
@@ -148,11 +151,18 @@ def make_guest_mtu(path_mtu: int) -> int:
 
 def render_network(network: HostNetwork, later: Sequence[Step] = ()) -> str:
     """Return every step as text for `--explain`, in the order of doing."""
-    head = f"network of host {network.host}: {len(network.guests)} guests in {make_host_subnet(network.host)}\n"
+    head = f"network of host {network.host}: {len(network.guests)} guests in {network.layout.subnet(network.host)}\n"
     return head + "\n".join(
         f"in namespace {step.place}, {step.tool}:\n" + "".join(f"    {line}\n" for line in step.text.splitlines())
         for step in (*network.steps, *later)
     )
+
+
+def shorten(text: str) -> str:
+    """Return the text of a step as a host logs it: that of a large cluster has a line for every host, on every host."""
+    lines = text.splitlines()
+    shown = [line if len(line) <= _LOGGED_COLUMNS else f"{line[:_LOGGED_COLUMNS]}..." for line in lines[:_LOGGED_LINES]]
+    return _lines(shown) + (f"... and so on, {len(lines)} lines\n" if len(lines) > _LOGGED_LINES else "")
 
 
 def _sysctls(*, forward: bool) -> str:
@@ -170,13 +180,13 @@ def _sysctls(*, forward: bool) -> str:
     )
 
 
-def _bridge(host: int, guests: Sequence[GuestAddress]) -> str:
-    gateway = make_gateway(host)
+def _bridge(layout: AddressLayout, host: int, guests: Sequence[GuestAddress]) -> str:
+    gateway = layout.gateway(host)
     return _lines(
         [
             "link set dev lo up",
             f"link add br0 address {make_mac(gateway)} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
-            f"addr add {gateway}/24 brd + dev br0",
+            f"addr add {gateway}/{layout.prefix_bits} brd + dev br0",
             "link set dev br0 up",
             *(f"link set dev {guest.tap} master br0 up" for guest in guests),
         ]
@@ -194,31 +204,33 @@ def _uplink(address: str, mtu: int) -> str:
     )
 
 
-def _vxlan(host: int, own: Peer, vni: int, mtu: int) -> str:
+def _vxlan(network: HostNetwork, own: Peer, vni: int, mtu: int) -> str:
     """One source port, so that pasta keeps it; never fragmented: what does not fit is refused, with an ICMP."""
-    mac, port = _tunnel_mac(host), own.udp_port
+    mac, port = _tunnel_mac(network.gateway), own.udp_port
     return (
         f"link add vx0 netns {GUESTS_NETNS} address {mac} mtu {mtu} type vxlan id {vni} local {own.address}"
         f" dstport {port} srcport {port} {port + 1} df set nolearning\n"
     )
 
 
-def _forwarding(peer: Peer) -> str:
+def _forwarding(layout: AddressLayout, peer: Peer) -> str:
     to = f"dst {peer.address} port {peer.udp_port}"
-    return f"fdb add {_tunnel_mac(peer.host_number)} dev vx0 {to} self permanent"
+    return f"fdb add {_tunnel_mac(layout.gateway(peer.host_number))} dev vx0 {to} self permanent"
 
 
-def _routes(network: HostNetwork, others: Sequence[Peer]) -> list[str]:
+def _routes(layout: AddressLayout, own: IPv4Address, others: Sequence[Peer]) -> list[str]:
+    """No metric is better than another, as each network has one route. But they must differ: the kernel files routes
+    by metric and device, not by gateway, and looks through all that are filed alike for each new one."""
     lines = ["link set dev vx0 up"]
     for peer in others:
-        gateway, subnet = make_gateway(peer.host_number), make_host_subnet(peer.host_number)
-        lines.append(f"neigh add {gateway} lladdr {_tunnel_mac(peer.host_number)} dev vx0 nud permanent")
-        lines.append(f"route add {subnet} via {gateway} dev vx0 onlink src {network.gateway}")
+        gateway, subnet = layout.gateway(peer.host_number), layout.subnet(peer.host_number)
+        lines.append(f"neigh add {gateway} lladdr {_tunnel_mac(gateway)} dev vx0 nud permanent")
+        lines.append(f"route add {subnet} via {gateway} dev vx0 onlink src {own} metric {peer.host_number}")
     return lines
 
 
-def _tunnel_mac(host: int) -> str:
-    return make_mac(make_gateway(host), kind=_TUNNEL_MAC)
+def _tunnel_mac(gateway: IPv4Address) -> str:
+    return make_mac(gateway, kind=_TUNNEL_MAC)
 
 
 def _lines(lines: Iterable[str]) -> str:

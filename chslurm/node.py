@@ -18,7 +18,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from chslurm.addresses import make_guest_address
 from chslurm.errors import ChslurmError, ExitCode
 from chslurm.guest import Kernel, Offer, make_machine
 from chslurm.guest_files import make_guest_files
@@ -160,8 +159,7 @@ class Node:
         """Connect the user to a port of a guest here."""
         if number not in self.host.guest_ids or not 1 <= port <= 65535:
             raise ChslurmError(f"can't connect to port {port} of guest {number}: it is not on {self.host.name}")
-        guest = self.plan.guests[number]
-        return await self.fabric.connect(str(make_guest_address(guest.host, guest.slot).ip), port)
+        return await self.fabric.connect(str(self.plan.address(self.plan.guests[number]).ip), port)
 
     def _warn_of_memory_folders(self) -> None:
         for folder in {self.plan.disks.tmp_dir, self.plan.disks.overlay_dir} - {None}:
@@ -180,7 +178,7 @@ class Node:
         mtu = await self.tunnel.join()
         self._tell(EventKind.FABRIC_READY, mtu=mtu)
         for steward in self.stewards:
-            identity = make_host_identity(self.keys, steward.guest)
+            identity = make_host_identity(self.plan, steward.guest, self.keys)
             files = make_guest_files(self.plan, steward.guest, self.keys, identity, mtu=mtu, environment=os.environ)
             steward.introduce(files)
 

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import msgspec
 
+from chslurm.addresses import AddressLayout, GuestAddress, make_layout
 from chslurm.errors import ChslurmError
 from chslurm.units import LATEST_UNIX_S
 
@@ -194,6 +195,15 @@ class Plan:
     def guests_of(self, host: Host) -> tuple[Guest, ...]:
         """Return the guests of one host, in slot order."""
         return self.guests[host.first_guest : host.first_guest + host.guest_ct]
+
+    @property
+    def layout(self) -> AddressLayout:
+        """Who has which network. It follows from the number of hosts, so nobody who reads the plan can disagree."""
+        return make_layout(len(self.hosts))
+
+    def address(self, guest: Guest) -> GuestAddress:
+        """Return where a guest is in the virtual network."""
+        return self.layout.guest(guest.host, guest.slot)
 
 
 def plan_to_json(plan: Plan) -> bytes:

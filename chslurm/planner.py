@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePath
 
-from chslurm.addresses import make_guest_address
 from chslurm.allocation import Allocation
 from chslurm.environment import find_job_variables
 from chslurm.errors import UsageError
@@ -178,7 +177,7 @@ def render_plan(plan: Plan) -> str:
         *([("screens", "a window for each guest, on its host")] if plan.vga else []),
         ("accelerator", _ACCELERATORS[plan.accelerator]),
         ("time limit", "none" if plan.time_limit_s is None else render_duration(plan.time_limit_s)),
-        ("guest 0", f"chgu0, {make_guest_address(plan.guests[0].host, plan.guests[0].slot).ip}"),
+        ("guest 0", f"chgu0, {plan.address(plan.guests[0]).ip}"),
         *(("warning", warning) for warning in plan.warnings),
     ]
     return "".join(f"{name + ':':<15}{_one_line(text)}\n" for name, text in rows)

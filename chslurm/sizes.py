@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chslurm.addresses import MAX_GUESTS_PER_HOST
+from chslurm.addresses import make_layout
 from chslurm.allocation import Allocation, Node
 from chslurm.errors import UsageError
 from chslurm.plan import Mode
@@ -69,10 +69,7 @@ def _spread(request: Request, allocation: Allocation) -> Sequence[int]:
     guests = default if request.guest_ct is None else request.guest_ct
     each, more = divmod(guests, nodes)
     counts = [each + (number < more) for number in range(nodes)]
-    if counts[0] > MAX_GUESTS_PER_HOST:
-        most = MAX_GUESTS_PER_HOST * nodes
-        where = "one host" if nodes == 1 else f"{nodes} hosts"
-        raise UsageError(f"-n {guests}: at most {most} guests fit on {where}", hint="ask for fewer guests")
+    make_layout(min(guests, nodes), counts[0])  # refuses what has no room in the virtual network
     return counts
 
 

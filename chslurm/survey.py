@@ -14,7 +14,6 @@ from typing import Annotated
 
 import msgspec
 
-from chslurm.addresses import make_guest_address
 from chslurm.messages import EventKind, decode_event, printable
 from chslurm.meta import make_guest_name
 from chslurm.phases import Cause, GuestPhase, Phase
@@ -168,7 +167,7 @@ def _view_guests(plan: Plan, reading: _Reading) -> tuple[GuestView, ...]:
             id=guest.id,
             name=make_guest_name(guest.id),
             node=plan.host(guest.host).name,
-            address=str(make_guest_address(guest.host, guest.slot).ip),
+            address=str(plan.address(guest).ip),
             state=str(state.phase),
             stage=printable(state.stage),
             status=state.status,

@@ -12,11 +12,10 @@ from __future__ import annotations
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from chslurm.addresses import make_guest_address
 from chslurm.errors import ChslurmError
 from chslurm.guest_files import ClusterKeys, HostIdentity
 from chslurm.meta import make_guest_name
-from chslurm.plan import Guest
+from chslurm.plan import Guest, Plan
 
 GUEST_PATTERNS = "chgu*,!chgu*host,172.??.*.*"
 """Where the authority counts: names and addresses of guests, not the hosts' own sshd."""
@@ -35,10 +34,10 @@ def make_cluster_keys(cluster_id: str) -> ClusterKeys:
     )
 
 
-def make_host_identity(keys: ClusterKeys, guest: Guest) -> HostIdentity:
+def make_host_identity(plan: Plan, guest: Guest, keys: ClusterKeys) -> HostIdentity:
     """Return a new host key of a guest, certified for its name and address. Raises ChslurmError for damaged keys."""
     key = Ed25519PrivateKey.generate()
-    name, address = make_guest_name(guest.id), str(make_guest_address(guest.host, guest.slot).ip)
+    name, address = make_guest_name(guest.id), str(plan.address(guest).ip)
     certificate = (
         serialization.SSHCertificateBuilder()
         .public_key(key.public_key())

@@ -22,7 +22,7 @@ from pathlib import Path
 from chslurm.errors import ChslurmError
 from chslurm.host.pasta import ADMIN_PATH
 from chslurm.host.process import run
-from chslurm.network import GUESTS_NETNS, Place, Step, Tool
+from chslurm.network import GUESTS_NETNS, Place, Step, Tool, shorten
 
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
@@ -67,7 +67,7 @@ class Namespaces:
 
     def apply(self, step: Step) -> None:
         """Do one step and log it on stderr. Raises ChslurmError with the words of the tool that refused."""
-        print(f"{step.place} {step.tool}:\n{step.text}", file=sys.stderr, flush=True)
+        print(f"{step.place} {step.tool}:\n{shorten(step.text)}", file=sys.stderr, flush=True)
         with self._inside(step.place):
             if step.tool is Tool.SYSCTL:
                 _write_sysctls(step.text)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chslurm.addresses import OUTSIDE_LINK
 from chslurm.errors import ChslurmError
 from chslurm.host.process import describe_exit, run, spawn
 from chslurm.network import UPLINK_GATEWAY, UPLINK_IP
@@ -71,7 +72,7 @@ def start_outside(holder_pid: int, interface: str, log: Path) -> Joiner:
 
 def start_outside_slirp(holder_pid: int, log: Path) -> Joiner:
     """Start slirp4netns to the same end: slower, but it asks nothing about the host's interfaces."""
-    argv = ["slirp4netns", "--disable-host-loopback", "--disable-dns", "--mtu=1500", "--cidr=172.22.255.0/24"]
+    argv = ["slirp4netns", "--disable-host-loopback", "--disable-dns", "--mtu=1500", f"--cidr={OUTSIDE_LINK}"]
     return _start("slirp4netns", [*argv, str(holder_pid), "up0"], log)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import chslurm
-from chslurm.addresses import GuestAddress, make_guest_address
+from chslurm.addresses import GuestAddress, make_layout
 
 HERE = Path(__file__).parent
 PACKAGE = Path(chslurm.__file__).parent.parent  # the folder to import chslurm from
@@ -113,7 +113,7 @@ class Guest(Namespace):
         ours.close()
         self.address = address
         self.sh(
-            f"ip link set eth0 address {address.mac} up; ip addr add {address.ip}/24 dev eth0;"
+            f"ip link set eth0 address {address.mac} up; ip addr add {address.ip}/{address.prefix_bits} dev eth0;"
             f" ip route add default via {address.gateway}"
         )
 
@@ -134,7 +134,7 @@ class Node:
 
     def __init__(self, lab: Lab, on: Namespace, host: int, slots: int, mode: str, host_ct: int, user: int) -> None:
         self.on = on
-        self.guests = [lab.keep(Guest(make_guest_address(host, slot))) for slot in range(1, slots + 1)]
+        self.guests = [lab.keep(Guest(make_layout(host_ct).guest(host, slot))) for slot in range(1, slots + 1)]
         self.log_dir = Path(lab.stack.enter_context(tempfile.TemporaryDirectory(prefix="chslurm-test-")))
         self.tools = lab.tools
         os.chown(self.log_dir, user, user)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chslurm.addresses import MAX_GUESTS
 from chslurm.errors import UsageError
-from chslurm.guestlist import MAX_GUESTS, check_guests, parse_guest, parse_guests
+from chslurm.guestlist import check_guests, parse_guest, parse_guests
 from chslurm.plan import Plan
 
 

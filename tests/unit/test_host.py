@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from chslurm.errors import ChslurmError
+from chslurm.explain import render_explanation
 from chslurm.host.accel import find_qemu
 from chslurm.host.pasta import make_carrier_argv
 from chslurm.host.slurm import check_place, find_bending_variables, make_srun_argv
@@ -109,3 +110,16 @@ def test_a_folder_in_memory_is_warned_of() -> None:
     assert warning
     assert warning.startswith("/dev/shm is in the node's memory (tmpfs)")
     assert find_memory_folder_warning(Path("/proc")) is None
+
+
+# -- what is explained ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hosts", "peers_each"), [(2, 1), (100, 99), (101, 3)])
+def test_the_explanation_grows_with_hosts_and_not_with_their_square(
+    plan_of: PlanMaker, hosts: int, peers_each: int
+) -> None:
+    text = render_explanation(plan_of(hosts, 1))
+    last = text.partition(f"network of host {hosts}: 1 guests in")[2]
+    assert last.count("\n    route add 172.") == peers_each + (hosts > 100)
+    assert ("of the 101 ends of the tunnel each host is shown with the first 4" in text) == (hosts > 100)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chslurm.addresses import MAX_HOSTS, make_gateway, make_host_subnet
+from chslurm.addresses import MAX_HOSTS, make_layout
 from chslurm.errors import UsageError
 from chslurm.network import (
     Peer,
@@ -20,6 +20,7 @@ from chslurm.network import (
     make_outside_steps,
     make_tunnel_steps,
     render_network,
+    shorten,
 )
 from chslurm.plan import Mode
 
@@ -84,7 +85,7 @@ def test_every_other_host_is_routed_once_and_by_its_own_port(host_ct: int, data:
     routes = text_of(steps, Place.GUESTS, Tool.IP).splitlines()
     forwarding = text_of(steps, Place.GUESTS, Tool.BRIDGE).splitlines()
     for peer in peers:
-        routed = [line for line in routes if line.startswith(f"route add {make_host_subnet(peer.host_number)} ")]
+        routed = [line for line in routes if line.startswith(f"route add {network.layout.subnet(peer.host_number)} ")]
         sent = [line for line in forwarding if f"dst {peer.address} port {peer.udp_port} " in line]
         assert len(routed) == len(sent) == (peer.host_number != own)
 
@@ -95,18 +96,37 @@ def test_the_cluster_is_exactly_its_hosts(host_ct: int) -> None:
     filters = text_of(make_host_network(1, 1, Mode.CLUSTER, host_ct).steps, Place.GUESTS, Tool.NFT)
     (elements,) = [line for line in filters.splitlines() if "elements" in line]
     subnets = elements.partition("{")[2].rpartition("}")[0].split(",")
-    assert sum(1 << (24 - int(subnet.partition("/")[2])) for subnet in subnets) == host_ct
+    addresses = sum(1 << 32 - int(subnet.partition("/")[2]) for subnet in subnets)
+    assert addresses == host_ct << 32 - make_layout(host_ct).prefix_bits
+
+
+def test_every_route_differs_in_what_the_kernel_files_it_by() -> None:
+    """Routes of one device, alike but for the gateway, lie in one chain, and each new one is compared with all."""
+    network = make_host_network(2, 1, Mode.CLUSTER, 3)
+    routes = text_of(make_tunnel_steps(network, PEERS, 1, 1500), Place.GUESTS, Tool.IP).splitlines()
+    metrics = [line.split(" metric ")[1] for line in routes if line.startswith("route add")]
+    assert len(set(metrics)) == len(metrics) == 2
+
+
+def test_what_a_host_logs_is_bounded_however_many_hosts_there_are() -> None:
+    network = make_host_network(1, 1, Mode.CLUSTER, 5000)
+    peers = [Peer(host, f"10.{host >> 8}.{host & 255}.1", 40000) for host in range(1, 5001)]
+    for step in make_tunnel_steps(network, peers, 1, 1500):
+        logged = shorten(step.text)
+        assert len(logged) < 20_000
+        assert logged == step.text or "..." in logged
+    assert shorten("a\nb\n") == "a\nb\n"
 
 
 def test_guests_leave_room_for_the_tunnel() -> None:
     assert [make_guest_mtu(path) for path in (1400, 1500, 9000)] == [1350, 1450, 8950]
 
 
-@pytest.mark.parametrize(("host", "slots"), [(0, 1), (MAX_HOSTS + 1, 1), (1, 254)])
+@pytest.mark.parametrize(("host", "slots"), [(0, 1), (2, 1), (1, 254)])
 def test_beyond_the_limits(host: int, slots: int) -> None:
     with pytest.raises(UsageError):
         make_host_network(host, slots, Mode.CLUSTER, 1)
 
 
 def test_the_gateway_is_the_host() -> None:
-    assert make_host_network(7, 1, Mode.CLUSTER, 9).gateway == make_gateway(7)
+    assert make_host_network(7, 1, Mode.CLUSTER, 9).gateway == IPv4Address("172.22.7.254")

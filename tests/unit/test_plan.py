@@ -95,8 +95,23 @@ def test_too_many_guests_are_refused_with_both_numbers(request_of: RequestMaker)
         make_guest_sizes(
             request_of(guests="50"), dataclasses.replace(CLUSTER, nodes=CLUSTER.nodes[2:] + CLUSTER.nodes[2:])
         )
-    with pytest.raises(UsageError, match="at most 759 guests fit on 3 hosts"):
+    with pytest.raises(
+        UsageError, match="can't place 254 guests on one host: in a cluster of 3 hosts each has room for 253"
+    ):
         make_guest_sizes(request_of(guests="760"), CLUSTER)
+
+
+def test_the_network_has_room_for_the_guests_of_many_hosts(request_of: RequestMaker) -> None:
+    """What counts is how many nodes get guests, not how many there are."""
+    node = Node("cn", 64, 262_144)
+    large = dataclasses.replace(CLUSTER, nodes=(node,) * 10_000)
+    sizes, _ = make_guest_sizes(request_of(guests="20000"), large)
+    assert [size.guest_ct for size in sizes] == [2] * 10_000
+    with pytest.raises(UsageError, match="62 guests on one host: in a cluster of 10000 hosts each has room for 61"):
+        make_guest_sizes(request_of(guests="610001"), large)
+    sizes, warnings = make_guest_sizes(request_of(guests="4064"), large)
+    assert len(sizes) == 4064
+    assert "5936 of 10000 nodes get no guest" in warnings
 
 
 def test_a_workstation_has_two_small_guests(request_of: RequestMaker) -> None:

@@ -246,7 +246,7 @@ def test_keys_belong_to_one_cluster(plan: Plan) -> None:
         second.private,
         second.known_hosts,
     }
-    identity = make_host_identity(first, plan.guests[1])
+    identity = make_host_identity(plan, plan.guests[1], first)
     assert identity.private.startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
     assert identity.certificate.startswith("ssh-ed25519-cert-v01@openssh.com ")
     assert make_token(first, "a") != make_token(first, "b") != make_token(second, "b")
