@@ -9,7 +9,7 @@ from lab import Lab, Node
 
 HOSTS = 10_000
 PATIENCE_S = 60.0
-"""A quiet machine needs 2 s; others may be using this one."""
+"""A quiet machine needs 1 s; others may be using this one."""
 
 
 def ip_of(host: int) -> str:
