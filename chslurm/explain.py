@@ -84,7 +84,7 @@ def _joiner(network: HostNetwork) -> list[str]:
 
 def _later_steps(plan: Plan, network: HostNetwork) -> tuple[Step, ...]:
     if plan.mode is Mode.WORKSTATION:
-        return make_outside_steps()
+        return make_outside_steps(network)
     if not network.has_uplink:
         return ()
     shown = plan.hosts

@@ -23,7 +23,13 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 
 from chslurm.addresses import AddressLayout, GuestAddress, make_layout, make_mac
-from chslurm.filters import make_cluster_filters, make_uplink_filters, make_workstation_filters
+from chslurm.filters import Family, Realm, make_packet_filters, make_uplink_filters, make_uplink_link_filters
+from chslurm.linkfilters import (
+    make_bridge_filters,
+    make_outside_link_filters,
+    make_tap_filters,
+    make_tunnel_link_filters,
+)
 from chslurm.plan import Mode
 
 DEFAULT_MTU = 1500
@@ -36,6 +42,9 @@ GUESTS_NETNS = "@guests"
 """Stands for the guests' namespace in the text of a step; nothing else in a step depends on the moment."""
 
 _LOGGED_LINES, _LOGGED_COLUMNS = 40, 400
+
+_BRIDGE_OPTIONS = f"stp_state 0 forward_delay 0 mcast_snooping 0 group_fwd_mask {1 << 14}"
+"""LLDP (01:80:c2:00:00:0e) is to be passed on, not taken: only then does the bridge ask its filters, which drop it."""
 
 _TUNNEL_MAC = 1  # see make_mac: 0 is the bridge
 
@@ -63,6 +72,7 @@ class Step:
     place: Place
     tool: Tool
     text: str
+    family: Family | None = None  # of the tables, when it is a step of nft
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,11 @@ class HostNetwork:
         """Who answers names for guests; nobody on a cluster, where names come from the hosts file."""
         return self.gateway if self.mode is Mode.WORKSTATION else None
 
+    @property
+    def realm(self) -> Realm:
+        """Whom the filters are about."""
+        return Realm(self.layout, self.host, self.mode, self.guests)
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -105,20 +120,26 @@ def make_host_network(host: int, slots: int, mode: Mode, host_ct: int = 1) -> Ho
     """Decide the network of host number `host` of `host_ct`, with `slots` guests; UsageError beyond the limits."""
     layout = make_layout(host_ct, slots)
     guests = tuple(layout.guest(host, slot) for slot in range(1, slots + 1))
-    make_filters = make_workstation_filters if mode is Mode.WORKSTATION else make_cluster_filters
+    realm = Realm(layout, host, mode, guests)
     steps = [
         Step(Place.GUESTS, Tool.SYSCTL, _sysctls(forward=True)),
-        Step(Place.GUESTS, Tool.NFT, make_filters(layout, host)),  # before anything is up
-        Step(Place.GUESTS, Tool.IP, _bridge(layout, host, guests)),
+        # before anything is up
+        _filters(Place.GUESTS, Family.INET, make_packet_filters(realm)),
+        _filters(Place.GUESTS, Family.NETDEV, make_tap_filters(realm)),
+        _filters(Place.GUESTS, Family.BRIDGE, make_bridge_filters(realm)),
+        Step(Place.GUESTS, Tool.IP, _bridge(realm)),
     ]
     if mode is Mode.CLUSTER and host_ct > 1:
         steps.insert(0, Step(Place.UPLINK, Tool.SYSCTL, _sysctls(forward=False)))
     return HostNetwork(host, host_ct, mode, guests, layout.gateway(host), tuple(steps))
 
 
-def make_outside_steps() -> tuple[Step, ...]:
+def make_outside_steps(network: HostNetwork) -> tuple[Step, ...]:
     """Return what gives up0 its address on a workstation, once pasta or slirp4netns has made it."""
-    return (Step(Place.GUESTS, Tool.IP, _uplink(f"{UPLINK_IP}/24", DEFAULT_MTU)),)
+    return (
+        _filters(Place.GUESTS, Family.NETDEV, make_outside_link_filters(network.realm, UPLINK_IP)),
+        Step(Place.GUESTS, Tool.IP, _uplink(f"{UPLINK_IP}/24", DEFAULT_MTU)),
+    )
 
 
 def make_tunnel_steps(network: HostNetwork, peers: Sequence[Peer], vni: int, path_mtu: int) -> tuple[Step, ...]:
@@ -132,13 +153,13 @@ def make_tunnel_steps(network: HostNetwork, peers: Sequence[Peer], vni: int, pat
     others = [peer for peer in peers if peer is not own]
     mtu = make_guest_mtu(path_mtu)
     resize = [f"link set dev {link} mtu {mtu}" for link in ("br0", *(guest.tap for guest in network.guests))]
+    ends = [(peer.address, peer.udp_port) for peer in others]
+    arriving = make_tunnel_link_filters(network.realm, _tunnel_mac(network.gateway))
     return (
-        Step(
-            Place.UPLINK,
-            Tool.NFT,
-            make_uplink_filters(own.udp_port, [(peer.address, peer.udp_port) for peer in others]),
-        ),
+        _filters(Place.UPLINK, Family.INET, make_uplink_filters(own.udp_port, ends)),
+        _filters(Place.UPLINK, Family.NETDEV, make_uplink_link_filters(own.udp_port, ends)),
         Step(Place.UPLINK, Tool.IP, _uplink(f"{own.address}/32", path_mtu) + _vxlan(network, own, vni, mtu)),
+        _filters(Place.GUESTS, Family.NETDEV, arriving),
         Step(Place.GUESTS, Tool.BRIDGE, _lines(_forwarding(layout, peer) for peer in others)),
         Step(Place.GUESTS, Tool.IP, _lines([*resize, *_routes(layout, network.gateway, others)])),
     )
@@ -165,6 +186,10 @@ def shorten(text: str) -> str:
     return _lines(shown) + (f"... and so on, {len(lines)} lines\n" if len(lines) > _LOGGED_LINES else "")
 
 
+def _filters(place: Place, family: Family, text: str) -> Step:
+    return Step(place, Tool.NFT, text, family)
+
+
 def _sysctls(*, forward: bool) -> str:
     return _lines(
         (
@@ -180,15 +205,14 @@ def _sysctls(*, forward: bool) -> str:
     )
 
 
-def _bridge(layout: AddressLayout, host: int, guests: Sequence[GuestAddress]) -> str:
-    gateway = layout.gateway(host)
+def _bridge(realm: Realm) -> str:
     return _lines(
         [
             "link set dev lo up",
-            f"link add br0 address {make_mac(gateway)} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
-            f"addr add {gateway}/{layout.prefix_bits} brd + dev br0",
+            f"link add br0 address {make_mac(realm.gateway)} type bridge {_BRIDGE_OPTIONS}",
+            f"addr add {realm.gateway}/{realm.layout.prefix_bits} brd + dev br0",
             "link set dev br0 up",
-            *(f"link set dev {guest.tap} master br0 up" for guest in guests),
+            *(f"link set dev {guest.tap} master br0 up" for guest in realm.guests),
         ]
     )
 

@@ -98,6 +98,8 @@ class Node:
     async def live(self) -> None:
         """The story. Raises ChslurmError when something of the host itself fails; its guests are gone by then."""
         self._tell(EventKind.NODE_UP)
+        if self.fabric.warning:
+            self._tell(EventKind.NODE_NOTE, text=self.fabric.warning)
         self._listen()
         self._begin(self._watch())
         try:

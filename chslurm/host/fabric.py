@@ -35,6 +35,7 @@ from chslurm.host.pasta import (
     start_tunnel_carrier,
 )
 from chslurm.host.relay import SSH_PORT, StreamRelay, relay_ssh
+from chslurm.linkfilters import render_refusals
 from chslurm.network import HostNetwork, Peer, Place, make_outside_steps, make_tunnel_steps
 
 _LINK_TIMEOUT_S = 5.0
@@ -74,6 +75,11 @@ class Fabric:
         """Where a network helper of this host writes."""
         return self._log_dir / f"net_{self.network.host}_{helper}.out"
 
+    @property
+    def warning(self) -> str:
+        """What the user should know about this network; empty when all is as it should be."""
+        return render_refusals(self._holder.refused)
+
     def close_taps(self) -> None:
         """Close our TAP descriptors, once QEMU has inherited them: a TAP lives as long as its last descriptor."""
         for tap in self.taps:
@@ -84,7 +90,7 @@ class Fabric:
         """Let guests reach the outside, names and our ssh server; return how. Call in the event loop, which relays."""
         assert self.network.nameserver
         how = self._start_outside()
-        self._holder.apply(make_outside_steps())
+        self._holder.apply(make_outside_steps(self.network))
         gateway, resolvers = str(self.network.gateway), read_resolvers()
         udp, tcp = (self._holder.listen(kind, gateway, 53) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM))
         self._relays.append(NameRelay(udp, tcp, resolvers))

@@ -11,17 +11,20 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import signal
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from chslurm.errors import ChslurmError
+from chslurm.filters import Family
 from chslurm.host.pasta import ADMIN_PATH
 from chslurm.host.process import run
+from chslurm.linkfilters import check_refusals
 from chslurm.network import GUESTS_NETNS, Place, Step, Tool, shorten
 
 _CLONE_NEWUSER = 0x10000000
@@ -57,6 +60,7 @@ class Namespaces:
         self._user = os.readlink("/proc/self/ns/user")  # a new one, or we would not be here
         _map_ids(uid, gid)
         self.fds: dict[Place, int] = {}
+        self.refused: dict[Family, str] = {}  # families of filters, with nft's words
         self.uplink_path = ""
         if uplink:
             self.fds[Place.UPLINK] = os.open("/proc/self/ns/net", os.O_RDONLY)
@@ -65,8 +69,37 @@ class Namespaces:
         self.fds[Place.GUESTS] = os.open("/proc/self/ns/net", os.O_RDONLY)
         _let_children_administer()
 
-    def apply(self, step: Step) -> None:
-        """Do one step and log it on stderr. Raises ChslurmError with the words of the tool that refused."""
+    def apply(self, steps: Sequence[Step], *, choose: bool = False) -> None:
+        """Do `steps` in order; filters of one place that follow each other are loaded as one, or not at all.
+
+        With `choose`, families of filters that this kernel has not are left out, here and later, as far as
+        `check_refusals` allows. Raises ChslurmError with the words of the tool that refused.
+        """
+        for (place, tool), group in itertools.groupby(steps, lambda step: (step.place, step.tool)):
+            todo = [step for step in group if step.family not in self.refused]
+            if tool is not Tool.NFT:
+                for step in todo:
+                    self._do(step)
+                continue
+            try:
+                self._do(Step(place, tool, "".join(step.text for step in todo)))
+            except ChslurmError:
+                if not choose:
+                    raise
+                self._choose(todo)
+
+    def _choose(self, steps: Sequence[Step]) -> None:
+        """Load what can be loaded."""
+        for step in steps:
+            try:
+                self._do(step)
+            except ChslurmError as error:
+                assert step.family
+                self.refused[step.family] = error.message
+        check_refusals(self.refused)
+
+    def _do(self, step: Step) -> None:
+        """Do one step and log it on stderr."""
         print(f"{step.place} {step.tool}:\n{shorten(step.text)}", file=sys.stderr, flush=True)
         with self._inside(step.place):
             if step.tool is Tool.SYSCTL:

@@ -22,12 +22,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from chslurm.errors import ChslurmError
+from chslurm.filters import Family
 from chslurm.host.namespaces import Namespaces, open_listener, open_tap
 from chslurm.network import HostNetwork, Place, Step, Tool
 
@@ -46,6 +47,7 @@ class Holder:
     log: Path
     _socket: socket.socket
     uplink_path: str = ""  # of the uplink namespace, for pasta; empty when there is none
+    refused: dict[Family, str] = field(default_factory=dict)  # filters that this kernel has not, and its words
 
     def fileno(self) -> int:
         """Readable, outside of a request, means: the holder is dead."""
@@ -59,7 +61,7 @@ class Holder:
 
     def apply(self, steps: Sequence[Step]) -> None:
         """Do `steps` in order. Raises ChslurmError with the words of the tool that refused."""
-        self._ask("apply", steps=[(step.place, step.tool, step.text) for step in steps])
+        self._ask("apply", steps=[(step.place, step.tool, step.text, step.family) for step in steps])
 
     def has_link(self, place: Place, name: str) -> bool:
         """Tell whether the namespace has a link of this name."""
@@ -130,6 +132,7 @@ def start_holder(network: HostNetwork, log: Path) -> tuple[Holder, list[int]]:
         holder.end()
         raise
     holder.uplink_path = answer["uplink_path"]
+    holder.refused = {Family(family): words for family, words in answer["refused"].items()}
     return holder, taps
 
 
@@ -186,17 +189,20 @@ class _Servant:
     def _begin(self) -> Answer:
         namespaces = self._namespaces = Namespaces(uplink=self._network.has_uplink)
         taps = [open_tap(guest.tap) for guest in self._network.guests]
-        for step in self._network.steps:
-            namespaces.apply(step)
-        return {"uplink_path": namespaces.uplink_path}, taps
+        namespaces.apply(self._network.steps, choose=True)
+        return {"uplink_path": namespaces.uplink_path, "refused": namespaces.refused}, taps
 
     def _answer(self, request: dict[str, Any]) -> Answer:
         if self._namespaces is None:
             raise ChslurmError("the network could not be set up")
         match request:
             case {"do": "apply", "steps": steps}:
-                for place, tool, text in steps:
-                    self._namespaces.apply(Step(Place(place), Tool(tool), text))
+                self._namespaces.apply(
+                    [
+                        Step(Place(place), Tool(tool), text, Family(family) if family else None)
+                        for place, tool, text, family in steps
+                    ]
+                )
             case {"do": "has_link", "place": place, "name": name}:
                 return {"found": self._namespaces.has_link(Place(place), name)}, []
             case {"do": "guard", "pid": pid}:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import socket
 import sys
 import time
@@ -50,7 +51,7 @@ async def serve(fabric: Fabric, guests: Sequence[int]) -> None:
         loop.add_reader(guest, pump, guest, tap)
     ended = asyncio.Event()
     loop.add_reader(fabric, lost, loop, fabric, ended)
-    orders = asyncio.create_task(obey(fabric, ended))
+    orders = asyncio.create_task(obey(fabric, guests, ended))
     await ended.wait()
     orders.cancel()
     for fd in (*fabric.taps, *guests):
@@ -71,10 +72,10 @@ def lost(loop: asyncio.AbstractEventLoop, fabric: Fabric, ended: asyncio.Event) 
     ended.set()
 
 
-async def obey(fabric: Fabric, ended: asyncio.Event) -> None:
+async def obey(fabric: Fabric, guests: Sequence[int], ended: asyncio.Event) -> None:
     reader = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    session = Session(fabric)
+    session = Session(fabric, guests)
     while line := await reader.readline():
         order = json.loads(line)
         try:
@@ -85,10 +86,21 @@ async def obey(fabric: Fabric, ended: asyncio.Event) -> None:
 
 
 class Session:
-    def __init__(self, fabric: Fabric) -> None:
+    def __init__(self, fabric: Fabric, guests: Sequence[int]) -> None:
         self.fabric = fabric
+        self.guests = guests
         self.reserved: socket.socket | None = None
         self.probe: PathProbe | None = None
+
+    async def settle(self) -> None:
+        """Return when no frame is under way any more."""
+        quiet = 0
+        while quiet < 3:
+            await asyncio.sleep(0)
+            quiet = 0 if select.select([*self.fabric.taps, *self.guests], [], [], 0.001)[0] else quiet + 1
+
+    async def warning(self) -> str:
+        return self.fabric.warning
 
     async def join_outside(self) -> str:
         return self.fabric.join_outside()

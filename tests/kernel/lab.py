@@ -22,6 +22,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
+from ports import Port
+
 import chslurm
 from chslurm.addresses import GuestAddress, make_layout
 
@@ -132,23 +134,20 @@ class Guest(Namespace):
 class Node:
     """A running fabric: the product, as an ordinary user on one host, with its guests."""
 
-    def __init__(self, lab: Lab, on: Namespace, host: int, slots: int, mode: str, host_ct: int, user: int) -> None:
+    def __init__(
+        self, lab: Lab, on: Namespace, host: int, slots: int, mode: str, host_ct: int, user: int, bare: bool
+    ) -> None:
         self.on = on
-        self.guests = [lab.keep(Guest(make_layout(host_ct).guest(host, slot))) for slot in range(1, slots + 1)]
+        addresses = [make_layout(host_ct).guest(host, slot) for slot in range(1, slots + 1)]
+        self.guests = [] if bare else [lab.keep(Guest(address)) for address in addresses]
+        self.ports = [lab.keep(Port(address)) for address in addresses] if bare else []
         self.log_dir = Path(lab.stack.enter_context(tempfile.TemporaryDirectory(prefix="chslurm-test-")))
         self.tools = lab.tools
         os.chown(self.log_dir, user, user)
-        taps = [guest.tap for guest in self.guests]
+        taps = [end.tap for end in (*self.guests, *self.ports)]
         who = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups"]
-        driver = [
-            sys.executable,
-            str(self.tools / "driver.py"),
-            str(host),
-            str(slots),
-            mode,
-            str(host_ct),
-            str(self.log_dir),
-        ]
+        words = (self.tools / "driver.py", host, slots, mode, host_ct, self.log_dir)
+        driver = [sys.executable, *map(str, words)]
         # setpriv --pdeathsig comes last, as a change of user clears it
         argv = ["nsenter", "--target", str(on.pid), "--net", "--mount", *who, *TIED, *driver, *map(str, taps)]
         self.process = subprocess.Popen(
@@ -258,9 +257,17 @@ class Lab:
         return host
 
     def start(
-        self, on: Namespace, host: int = 1, slots: int = 2, mode: str = "cluster", host_ct: int = 1, user: int = USER
+        self,
+        on: Namespace,
+        host: int = 1,
+        slots: int = 2,
+        mode: str = "cluster",
+        host_ct: int = 1,
+        user: int = USER,
+        bare: bool = False,
     ) -> Node:
-        node: Node = self.keep(Node(self, on, host, slots, mode, host_ct, user))
+        """With `bare`, the test itself is the guests."""
+        node: Node = self.keep(Node(self, on, host, slots, mode, host_ct, user, bare))
         return node.wait_started()
 
 

@@ -5,7 +5,8 @@ sockets.py serve NAME tcp|udp|dns PORT [ADDRESS]     answers NAME (dns: an A rec
 sockets.py serve NAME udp-shared PORT [ADDRESS]      likewise, on a port that others may bind, too
 sockets.py ask tcp|udp ADDRESS PORT                  prints the NAME that answers, or nothing
 sockets.py ask dns|dns-tcp SERVER 53                 prints the address of outside.test
-sockets.py tap FD                                    makes eth0 and sends its descriptor to socket FD
+sockets.py tap FD [NAME]                             makes a TAP, eth0, and sends its descriptor to socket FD
+sockets.py witnesses FD                              sends descriptors of sockets that get what reaches this namespace
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from collections.abc import Callable
 _QUERY = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07outside\x04test\x00\x00\x01\x00\x01"
 _A_RECORD = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04" + bytes((198, 51, 100, 1))
 TIMEOUT_S = 1.5
+_ETH_P_ALL = 3
+_LINK_LOCAL_TYPES = (0x88CC, 0x888E, 0x8809)  # LLDP, EAPOL, slow protocols
+_IP_PROTOCOLS = (1, 2, 4, 6, 17, 47, 132)  # ICMP, IGMP, IP in IP, TCP, UDP, GRE, SCTP
 
 
 def family_of(address: str) -> socket.AddressFamily:
@@ -81,13 +85,23 @@ def ask(kind: str, address: str, port: str) -> None:
         print(socket.inet_ntoa(data[-4:]) if kind.startswith("dns") else data.decode())
 
 
-def tap(fd: str) -> None:
+def tap(fd: str, name: str = "eth0") -> None:
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-    fcntl.ioctl(device, 0x400454CA, struct.pack("16sH22x", b"eth0", 0x0002 | 0x1000 | 0x4000))
+    fcntl.ioctl(device, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x0002 | 0x1000 | 0x4000))
     with socket.socket(fileno=int(fd)) as parent:
         socket.send_fds(parent, [b"x"], [device])
 
 
+def witnesses(fd: str) -> None:
+    """The bridge's own socket, one for each protocol that ends at a port, and IP's behind all filters."""
+    bridge = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+    bridge.bind(("br0", _ETH_P_ALL))
+    ports = [socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind)) for kind in _LINK_LOCAL_TYPES]
+    stack = [socket.socket(socket.AF_INET, socket.SOCK_RAW, number) for number in _IP_PROTOCOLS]
+    with socket.socket(fileno=int(fd)) as parent:
+        socket.send_fds(parent, [b"x"], [end.fileno() for end in (bridge, *ports, *stack)])
+
+
 if __name__ == "__main__":
-    what: dict[str, Callable[..., None]] = {"serve": serve, "ask": ask, "tap": tap}
+    what: dict[str, Callable[..., None]] = {"serve": serve, "ask": ask, "tap": tap, "witnesses": witnesses}
     what[sys.argv[1]](*sys.argv[2:])

@@ -38,16 +38,19 @@ def test_golden_cluster(golden: Callable[[str, str], None]) -> None:
 
 def test_golden_workstation(golden: Callable[[str, str], None]) -> None:
     network = make_host_network(1, 2, Mode.WORKSTATION)
-    golden("network-workstation.txt", render_network(network, make_outside_steps()))
+    golden("network-workstation.txt", render_network(network, make_outside_steps(network)))
 
 
 def test_filters_come_before_links() -> None:
     for mode, host_ct in ((Mode.WORKSTATION, 1), (Mode.CLUSTER, 1), (Mode.CLUSTER, 3)):
         tools = [step.tool for step in make_host_network(1, 1, mode, host_ct).steps if step.place is Place.GUESTS]
-        assert tools == [Tool.SYSCTL, Tool.NFT, Tool.IP]
+        assert tools == [Tool.SYSCTL, Tool.NFT, Tool.NFT, Tool.NFT, Tool.IP]
     network = make_host_network(1, 1, Mode.CLUSTER, 3)
-    tunnel = [step.tool for step in make_tunnel_steps(network, PEERS, 1, 1500) if step.place is Place.UPLINK]
-    assert tunnel == [Tool.NFT, Tool.IP]
+    tunnel = make_tunnel_steps(network, PEERS, 1, 1500)
+    assert [step.tool for step in tunnel if step.place is Place.UPLINK] == [Tool.NFT, Tool.NFT, Tool.IP]
+    assert [step.tool for step in tunnel if step.place is Place.GUESTS] == [Tool.NFT, Tool.BRIDGE, Tool.IP]
+    workstation = make_host_network(1, 1, Mode.WORKSTATION)
+    assert [step.tool for step in make_outside_steps(workstation)] == [Tool.NFT, Tool.IP]
 
 
 def test_only_a_cluster_of_several_hosts_has_an_uplink() -> None:
