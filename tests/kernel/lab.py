@@ -132,7 +132,7 @@ class Guest(Namespace):
 
 
 class Node:
-    """A running fabric: the product, as an ordinary user on one host, with its guests."""
+    """A running fabric: the product, as an ordinary user on one host; its guests are the test itself when `bare`."""
 
     def __init__(
         self, lab: Lab, on: Namespace, host: int, slots: int, mode: str, host_ct: int, user: int, bare: bool
@@ -146,8 +146,7 @@ class Node:
         os.chown(self.log_dir, user, user)
         taps = [end.tap for end in (*self.guests, *self.ports)]
         who = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups"]
-        words = (self.tools / "driver.py", host, slots, mode, host_ct, self.log_dir)
-        driver = [sys.executable, *map(str, words)]
+        driver = [sys.executable, *map(str, (self.tools / "driver.py", host, slots, mode, host_ct, self.log_dir))]
         # setpriv --pdeathsig comes last, as a change of user clears it
         argv = ["nsenter", "--target", str(on.pid), "--net", "--mount", *who, *TIED, *driver, *map(str, taps)]
         self.process = subprocess.Popen(
@@ -266,7 +265,6 @@ class Lab:
         user: int = USER,
         bare: bool = False,
     ) -> Node:
-        """With `bare`, the test itself is the guests."""
         node: Node = self.keep(Node(self, on, host, slots, mode, host_ct, user, bare))
         return node.wait_started()
 

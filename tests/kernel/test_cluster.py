@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from lab import OTHER_USER, PACKAGE, USER, Guest, Lab, join
+from lab import OTHER_USER, PACKAGE, USER, Guest, Lab, Node, join
 
 from chslurm.host.pasta import sends_from_one_socket
 
@@ -117,8 +118,18 @@ def test_a_false_source_address_is_dropped(lab: Lab) -> None:
         assert there.sh("awk '/^Icmp:/ {print $2}' /proc/net/snmp") == before, false
 
 
+def in_uplink(node: Node, *argv: str, text: str = "") -> str:
+    """What root prints in the namespace under the tunnel, where a child of the holder sits."""
+    (sitter,) = Path(f"/proc/{node.holder}/task/{node.holder}/children").read_text().split()
+    words = ("nsenter", "--target", sitter, "--net", *argv)
+    return subprocess.run(words, input=text, capture_output=True, text=True, timeout=20, check=True).stdout
+
+
 def test_a_stranger_cannot_inject_into_the_tunnel(lab: Lab) -> None:
-    """A VXLAN packet from a host outside of the cluster, with the right number and port, does not arrive."""
+    """A VXLAN packet from a host outside of the cluster, with the right number and port, does not arrive.
+
+    Nor does it with either of the two tables gone that keep it out. With both gone it does.
+    """
     nodes = [lab.start(lab.add_host(number), number, 1, host_ct=2) for number in (1, 2)]
     peers = join(nodes, vni=77)
     stranger = lab.add_host(3)
@@ -128,11 +139,22 @@ def test_a_stranger_cannot_inject_into_the_tunnel(lab: Lab) -> None:
         " ip link set vx up; ip address add 172.22.2.99/32 dev vx; ip route add 172.22.1.0/24 dev vx;"
         " ip neigh add 172.22.1.1 lladdr 02:01:ac:16:01:fe dev vx"
     )
-    guest = nodes[0].guests[0]
-    before = guest.sh("awk '/^Icmp:/ {print $2}' /proc/net/snmp")
-    stranger.run("ping", "-n", "-c1", "-W1", "-I", "172.22.2.99", guest.ip)
-    assert guest.sh("awk '/^Icmp:/ {print $2}' /proc/net/snmp") == before
+    guest: Guest = nodes[0].guests[0]
     assert nodes[1].guests[0].pings(guest.ip)
+
+    def arrives() -> bool:
+        before = guest.sh("awk '/^Icmp:/ {print $2}' /proc/net/snmp")
+        stranger.run("ping", "-n", "-c1", "-W1", "-I", "172.22.2.99", guest.ip)
+        return guest.sh("awk '/^Icmp:/ {print $2}' /proc/net/snmp") != before
+
+    assert not arrives()
+    for family, name in (("inet", "chslurm"), ("netdev", "chslurm_tunnel")):
+        rules = in_uplink(nodes[0], "nft", "list", "ruleset")
+        in_uplink(nodes[0], "nft", "delete", "table", family, name)
+        assert not arrives(), family
+        in_uplink(nodes[0], "nft", "-f", "-", text=f"flush ruleset\n{rules}")
+    in_uplink(nodes[0], "nft", "flush", "ruleset")
+    assert arrives()
 
 
 @pytest.mark.skipif(not sends_from_one_socket(), reason="this pasta leaves the port open, which is told to the user")

@@ -93,16 +93,6 @@ def test_every_other_host_is_routed_once_and_by_its_own_port(host_ct: int, data:
         assert len(routed) == len(sent) == (peer.host_number != own)
 
 
-@settings(deadline=None)
-@given(st.integers(1, MAX_HOSTS))
-def test_the_cluster_is_exactly_its_hosts(host_ct: int) -> None:
-    filters = text_of(make_host_network(1, 1, Mode.CLUSTER, host_ct).steps, Place.GUESTS, Tool.NFT)
-    (elements,) = [line for line in filters.splitlines() if "elements" in line]
-    subnets = elements.partition("{")[2].rpartition("}")[0].split(",")
-    addresses = sum(1 << 32 - int(subnet.partition("/")[2]) for subnet in subnets)
-    assert addresses == host_ct << 32 - make_layout(host_ct).prefix_bits
-
-
 def test_every_route_differs_in_what_the_kernel_files_it_by() -> None:
     """Routes of one device, alike but for the gateway, lie in one chain, and each new one is compared with all."""
     network = make_host_network(2, 1, Mode.CLUSTER, 3)
