@@ -24,7 +24,6 @@ from chslurm.host.step import Happening, Step, make_step_argv, start_step
 from chslurm.host.viewers import Viewers, check_console, make_viewers
 from chslurm.jobdir import JobDir
 from chslurm.messages import EventKind, Order, OrderKind
-from chslurm.network import Peer
 from chslurm.phases import Cause, GuestPhase, Phase, judge_job_end, judge_signal
 from chslurm.plan import Mode, Plan, plan_digest
 from chslurm.planner import render_plan
@@ -32,6 +31,7 @@ from chslurm.report import Summary, make_summary, render_summary, summary_to_jso
 from chslurm.request import Console, Request
 from chslurm.supervise import Supervisor
 from chslurm.survey import render_phase_entry
+from chslurm.tunnel import Peer
 
 _GAP_S = 5.0
 """A turn that took longer than this was no turn: this process was suspended, or waited for a disk."""
@@ -190,7 +190,7 @@ class Head:
     def _write_peers(self, order: Order) -> Order:
         """Addresses of all hosts travel by file: an order is one line, and one copy of it goes to every host."""
         offers = self.supervisor.rendezvous.reported(EventKind.TUNNEL_OFFER)
-        peers = msgspec.json.encode([Peer(offer.host, offer.address, offer.port) for offer in offers])
+        peers = msgspec.json.encode([Peer(offer.host, offer.address, offer.port, offer.text) for offer in offers])
         write_file(Path(self.job_dir.peers), peers)
         return Order(order.kind, mtu=order.mtu, text=plan_digest(peers))
 

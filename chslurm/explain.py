@@ -14,15 +14,15 @@ from chslurm.host.step import make_step_argv
 from chslurm.network import (
     DEFAULT_MTU,
     HostNetwork,
-    Peer,
     Step,
     make_host_network,
     make_outside_steps,
-    make_tunnel_steps,
     render_network,
+    render_steps,
 )
-from chslurm.plan import Mode, Plan
+from chslurm.plan import Mode, Plan, TunnelKind
 from chslurm.planner import render_plan
+from chslurm.tunnel import Peer, make_tunnel_steps
 
 _ALL_PEERS, _SOME_PEERS = 100, 4
 """A host of a cluster up to the first size is shown with all others; of a larger one with some: else each of 10,000
@@ -45,6 +45,9 @@ def render_explanation(plan: Plan) -> str:
     for host in plan.hosts:
         network = make_host_network(host.number, host.guest_ct, plan.mode, len(plan.hosts))
         parts.append(render_network(network, _later_steps(plan, network)))
+        if plan.tunnel is TunnelKind.AUTO and network.has_uplink:
+            instead = render_steps(_tunnel_steps(plan, network, TunnelKind.VXLAN))
+            parts.append(f"where a host can't make WireGuard, all do instead of what came after up0:\n\n{instead}")
         parts.extend(_joiner(network))
         for guest in plan.guests_of(host):
             disks = locate_guest_disks(plan, guest)
@@ -87,8 +90,13 @@ def _later_steps(plan: Plan, network: HostNetwork) -> tuple[Step, ...]:
         return make_outside_steps(network)
     if not network.has_uplink:
         return ()
+    return _tunnel_steps(plan, network, plan.tunnel)
+
+
+def _tunnel_steps(plan: Plan, network: HostNetwork, kind: TunnelKind) -> tuple[Step, ...]:
     shown = plan.hosts
     if len(shown) > _ALL_PEERS:
         shown = (*shown[:_SOME_PEERS], *((plan.host(network.host),) if network.host > _SOME_PEERS else ()))
     peers = [Peer(host.number, f"ADDRESS-OF-{host.name}", -1) for host in shown]
-    return make_tunnel_steps(network, peers, plan.vni, DEFAULT_MTU)
+    keys = {host.number: f"PUBLIC-KEY-OF-{host.name}" for host in shown}
+    return make_tunnel_steps(network, peers, plan.vni, DEFAULT_MTU, None if kind is TunnelKind.VXLAN else keys)

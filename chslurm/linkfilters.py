@@ -103,8 +103,12 @@ table bridge {realm.table}_again {{
 """
 
 
-def make_tunnel_link_filters(realm: Realm, tunnel_mac: str) -> str:
-    """Return what judges frames from other hosts: from their networks, to a guest here or to the gateway. No ARP."""
+def make_tunnel_link_filters(realm: Realm, tunnel_mac: str | None) -> str:
+    """Return what judges frames from other hosts: from their networks, to a guest here or to the gateway. No ARP.
+
+    A tunnel that has no Ethernet, and so no MAC, carries packets alone.
+    """
+    kind = f"ether type ip ether daddr {tunnel_mac}" if tunnel_mac else "meta protocol ip"
     return f"""\
 table netdev {realm.table}_tunnel {{
 {_others(realm)}
@@ -113,8 +117,8 @@ table netdev {realm.table}_tunnel {{
     chain arriving {{
         type filter hook ingress device "{realm.tunnel}" priority filter; policy drop
         udp dport {{ 67, 68 }} drop
-        ether type ip ether daddr {tunnel_mac} ip saddr @others ip daddr @local accept
-        ether type ip ether daddr {tunnel_mac} ip saddr @others ip daddr {realm.gateway} goto to_gateway
+        {kind} ip saddr @others ip daddr @local accept
+        {kind} ip saddr @others ip daddr {realm.gateway} goto to_gateway
     }}
 }}
 """

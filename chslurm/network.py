@@ -3,7 +3,7 @@
 
 Each `Step` is text for one tool, run in one of two namespaces that one process, the holder, owns:
 
-    GUESTS   bridge br0 with one TAP for each guest, and the device vx0 that leads to the other hosts
+    GUESTS   bridge br0 with one TAP for each guest, and vx0, VXLAN or WireGuard, that leads to the other hosts
     UPLINK   the underside of the tunnel: up0, which `pasta` joins to the host's network (cluster of several hosts only)
 
 vx0 belongs to GUESTS while its UDP socket stays in UPLINK. So guests of a cluster share a namespace with nothing but
@@ -11,8 +11,7 @@ their own cluster: neither the node, its loopback, its network nor a colliding a
 the filters say the same a second time. On a workstation up0 is in GUESTS and guests go out through NAT.
 
 No step has an undo: namespaces, links, routes and filters end with the holder and with the TAPs that QEMU has open.
-Traffic between hosts is routed, a network each: neighbours and forwarding entries are static, nothing is learned or
-flooded.
+Traffic between hosts is routed, a network each; `tunnel` has the steps that join them.
 """
 
 from __future__ import annotations
@@ -23,19 +22,11 @@ from enum import StrEnum
 from ipaddress import IPv4Address
 
 from chslurm.addresses import AddressLayout, GuestAddress, make_layout, make_mac
-from chslurm.filters import Family, Realm, make_packet_filters, make_uplink_filters, make_uplink_link_filters
-from chslurm.linkfilters import (
-    make_bridge_filters,
-    make_outside_link_filters,
-    make_tap_filters,
-    make_tunnel_link_filters,
-)
+from chslurm.filters import Family, Realm, make_packet_filters
+from chslurm.linkfilters import make_bridge_filters, make_outside_link_filters, make_tap_filters
 from chslurm.plan import Mode
 
 DEFAULT_MTU = 1500
-VXLAN_OVERHEAD = 50
-"""Bytes VXLAN over IPv4 adds to a guest's packet: inner Ethernet 14, outer IPv4 20, UDP 8, VXLAN 8 (RFC 7348)."""
-
 UPLINK_IP = "172.22.255.100"
 UPLINK_GATEWAY = "172.22.255.2"
 GUESTS_NETNS = "@guests"
@@ -45,8 +36,6 @@ _LOGGED_LINES, _LOGGED_COLUMNS = 40, 400
 
 _BRIDGE_OPTIONS = f"stp_state 0 forward_delay 0 mcast_snooping 0 group_fwd_mask {1 << 14}"
 """LLDP (01:80:c2:00:00:0e) is to be passed on, not taken: only then does the bridge ask its filters, which drop it."""
-
-_TUNNEL_MAC = 1  # see make_mac: 0 is the bridge
 
 
 class Place(StrEnum):
@@ -63,6 +52,7 @@ class Tool(StrEnum):
     IP = "ip"
     BRIDGE = "bridge"
     NFT = "nft"
+    WG = "wg set"  # done by our own message to the kernel: wireguard-tools need not be there
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +97,6 @@ class HostNetwork:
         return Realm(self.layout, self.host, self.mode, self.guests)
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Where one host's end of the tunnel is in the real network."""
-
-    host_number: int
-    address: str
-    udp_port: int
-
-
 def make_host_network(host: int, slots: int, mode: Mode, host_ct: int = 1) -> HostNetwork:
     """Decide the network of host number `host` of `host_ct`, with `slots` guests; UsageError beyond the limits."""
     layout = make_layout(host_ct, slots)
@@ -124,9 +105,9 @@ def make_host_network(host: int, slots: int, mode: Mode, host_ct: int = 1) -> Ho
     steps = [
         Step(Place.GUESTS, Tool.SYSCTL, _sysctls(forward=True)),
         # before anything is up
-        _filters(Place.GUESTS, Family.INET, make_packet_filters(realm)),
-        _filters(Place.GUESTS, Family.NETDEV, make_tap_filters(realm)),
-        _filters(Place.GUESTS, Family.BRIDGE, make_bridge_filters(realm)),
+        make_filter_step(Place.GUESTS, Family.INET, make_packet_filters(realm)),
+        make_filter_step(Place.GUESTS, Family.NETDEV, make_tap_filters(realm)),
+        make_filter_step(Place.GUESTS, Family.BRIDGE, make_bridge_filters(realm)),
         Step(Place.GUESTS, Tool.IP, _bridge(realm)),
     ]
     if mode is Mode.CLUSTER and host_ct > 1:
@@ -137,45 +118,22 @@ def make_host_network(host: int, slots: int, mode: Mode, host_ct: int = 1) -> Ho
 def make_outside_steps(network: HostNetwork) -> tuple[Step, ...]:
     """Return what gives up0 its address on a workstation, once pasta or slirp4netns has made it."""
     return (
-        _filters(Place.GUESTS, Family.NETDEV, make_outside_link_filters(network.realm, UPLINK_IP)),
-        Step(Place.GUESTS, Tool.IP, _uplink(f"{UPLINK_IP}/24", DEFAULT_MTU)),
+        make_filter_step(Place.GUESTS, Family.NETDEV, make_outside_link_filters(network.realm, UPLINK_IP)),
+        Step(Place.GUESTS, Tool.IP, make_uplink(f"{UPLINK_IP}/24", DEFAULT_MTU)),
     )
-
-
-def make_tunnel_steps(network: HostNetwork, peers: Sequence[Peer], vni: int, path_mtu: int) -> tuple[Step, ...]:
-    """Return what joins this host to the others, once pasta has made up0.
-
-    `peers` lists every host of the cluster, this one too; `path_mtu` is the largest IP packet in bytes that passes
-    between any two of them; `vni` is the 24-bit number of the virtual network.
-    """
-    layout = network.layout
-    own = next(peer for peer in peers if peer.host_number == network.host)
-    others = [peer for peer in peers if peer is not own]
-    mtu = make_guest_mtu(path_mtu)
-    resize = [f"link set dev {link} mtu {mtu}" for link in ("br0", *(guest.tap for guest in network.guests))]
-    ends = [(peer.address, peer.udp_port) for peer in others]
-    arriving = make_tunnel_link_filters(network.realm, _tunnel_mac(network.gateway))
-    return (
-        _filters(Place.UPLINK, Family.INET, make_uplink_filters(own.udp_port, ends)),
-        _filters(Place.UPLINK, Family.NETDEV, make_uplink_link_filters(own.udp_port, ends)),
-        Step(Place.UPLINK, Tool.IP, _uplink(f"{own.address}/32", path_mtu) + _vxlan(network, own, vni, mtu)),
-        _filters(Place.GUESTS, Family.NETDEV, arriving),
-        Step(Place.GUESTS, Tool.BRIDGE, _lines(_forwarding(layout, peer) for peer in others)),
-        Step(Place.GUESTS, Tool.IP, _lines([*resize, *_routes(layout, network.gateway, others)])),
-    )
-
-
-def make_guest_mtu(path_mtu: int) -> int:
-    """Return the MTU of guests whose packets travel in a tunnel over a path of `path_mtu` bytes."""
-    return path_mtu - VXLAN_OVERHEAD
 
 
 def render_network(network: HostNetwork, later: Sequence[Step] = ()) -> str:
     """Return every step as text for `--explain`, in the order of doing."""
     head = f"network of host {network.host}: {len(network.guests)} guests in {network.layout.subnet(network.host)}\n"
-    return head + "\n".join(
+    return head + render_steps((*network.steps, *later))
+
+
+def render_steps(steps: Iterable[Step]) -> str:
+    """Return steps as text."""
+    return "\n".join(
         f"in namespace {step.place}, {step.tool}:\n" + "".join(f"    {line}\n" for line in step.text.splitlines())
-        for step in (*network.steps, *later)
+        for step in steps
     )
 
 
@@ -183,15 +141,16 @@ def shorten(text: str) -> str:
     """Return the text of a step as a host logs it: that of a large cluster has a line for every host, on every host."""
     lines = text.splitlines()
     shown = [line if len(line) <= _LOGGED_COLUMNS else f"{line[:_LOGGED_COLUMNS]}..." for line in lines[:_LOGGED_LINES]]
-    return _lines(shown) + (f"... and so on, {len(lines)} lines\n" if len(lines) > _LOGGED_LINES else "")
+    return join_lines(shown) + (f"... and so on, {len(lines)} lines\n" if len(lines) > _LOGGED_LINES else "")
 
 
-def _filters(place: Place, family: Family, text: str) -> Step:
+def make_filter_step(place: Place, family: Family, text: str) -> Step:
+    """Return a step that loads tables of one family."""
     return Step(place, Tool.NFT, text, family)
 
 
 def _sysctls(*, forward: bool) -> str:
-    return _lines(
+    return join_lines(
         (
             f"net.ipv4.ip_forward = {int(forward)}",
             "net.ipv4.conf.all.rp_filter = 1",  # drops what claims to come from where it can't
@@ -206,7 +165,7 @@ def _sysctls(*, forward: bool) -> str:
 
 
 def _bridge(realm: Realm) -> str:
-    return _lines(
+    return join_lines(
         [
             "link set dev lo up",
             f"link add br0 address {make_mac(realm.gateway)} type bridge {_BRIDGE_OPTIONS}",
@@ -217,8 +176,9 @@ def _bridge(realm: Realm) -> str:
     )
 
 
-def _uplink(address: str, mtu: int) -> str:
-    return _lines(
+def make_uplink(address: str, mtu: int) -> str:
+    """Return what gives up0, which pasta has made, its address; an MTU in bytes."""
+    return join_lines(
         (
             "link set dev lo up",
             f"link set dev up0 mtu {mtu} up",
@@ -228,34 +188,6 @@ def _uplink(address: str, mtu: int) -> str:
     )
 
 
-def _vxlan(network: HostNetwork, own: Peer, vni: int, mtu: int) -> str:
-    """One source port, so that pasta keeps it; never fragmented: what does not fit is refused, with an ICMP."""
-    mac, port = _tunnel_mac(network.gateway), own.udp_port
-    return (
-        f"link add vx0 netns {GUESTS_NETNS} address {mac} mtu {mtu} type vxlan id {vni} local {own.address}"
-        f" dstport {port} srcport {port} {port + 1} df set nolearning\n"
-    )
-
-
-def _forwarding(layout: AddressLayout, peer: Peer) -> str:
-    to = f"dst {peer.address} port {peer.udp_port}"
-    return f"fdb add {_tunnel_mac(layout.gateway(peer.host_number))} dev vx0 {to} self permanent"
-
-
-def _routes(layout: AddressLayout, own: IPv4Address, others: Sequence[Peer]) -> list[str]:
-    """No metric is better than another, as each network has one route. But they must differ: the kernel files routes
-    by metric and device, not by gateway, and looks through all that are filed alike for each new one."""
-    lines = ["link set dev vx0 up"]
-    for peer in others:
-        gateway, subnet = layout.gateway(peer.host_number), layout.subnet(peer.host_number)
-        lines.append(f"neigh add {gateway} lladdr {_tunnel_mac(gateway)} dev vx0 nud permanent")
-        lines.append(f"route add {subnet} via {gateway} dev vx0 onlink src {own} metric {peer.host_number}")
-    return lines
-
-
-def _tunnel_mac(gateway: IPv4Address) -> str:
-    return make_mac(gateway, kind=_TUNNEL_MAC)
-
-
-def _lines(lines: Iterable[str]) -> str:
+def join_lines(lines: Iterable[str]) -> str:
+    """Return the text of a step from its lines."""
     return "".join(f"{line}\n" for line in lines)

@@ -28,7 +28,7 @@ from chslurm.host.bundle import read_boot_bundle
 from chslurm.host.console import Console
 from chslurm.host.disks import check_unchanged, discard, make_guest_disks
 from chslurm.host.fabric import Fabric, start_fabric
-from chslurm.host.keys import make_token, read_cluster_keys
+from chslurm.host.keys import read_cluster_keys
 from chslurm.host.lines import listen, tell
 from chslurm.host.qemu import start_qemu
 from chslurm.host.relay import Stream
@@ -82,7 +82,7 @@ class Node:
         self.fabric = fabric
         self.job_dir = JobDir(Path(plan.job_dir))
         self.keys = read_cluster_keys(self.job_dir.keys(plan.cluster_id))
-        self.tunnel = Tunnel(plan, host, fabric, make_token(self.keys, "path probe"))
+        self.tunnel = Tunnel(plan, host, fabric, self.keys)
         self.stewards: list[Steward] = []
         self._consoles: dict[int, Console] = {}  # by guest number
         name = make_attach_name(self.keys, host.number)

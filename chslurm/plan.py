@@ -37,6 +37,14 @@ class Accelerator(StrEnum):
     TCG = "tcg"
 
 
+class TunnelKind(StrEnum):
+    """What joins hosts. AUTO: WireGuard where every host can make it, else VXLAN; the hosts find out and say why."""
+
+    AUTO = "auto"
+    WIREGUARD = "wireguard"
+    VXLAN = "vxlan"
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """One node of the allocation (or this machine) and the block of guests that runs on it."""
@@ -175,6 +183,7 @@ class Plan:
     user: User
     disks: Disks
     accelerator: Accelerator
+    tunnel: TunnelKind
     vni: int  # VXLAN network identifier, random, 24 bits; 0 when there is only one host
     outside: bool  # guests reach the outside by NAT
     sync: bool  # guests wait for each other at the end of booting, before jobs start

@@ -13,7 +13,21 @@ from pathlib import PurePath
 from chslurm.allocation import Allocation
 from chslurm.environment import find_job_variables
 from chslurm.errors import UsageError
-from chslurm.plan import PLAN_FORMAT, Accelerator, Deadlines, Disks, Guest, Host, Image, Job, Mode, Plan, Share, User
+from chslurm.plan import (
+    PLAN_FORMAT,
+    Accelerator,
+    Deadlines,
+    Disks,
+    Guest,
+    Host,
+    Image,
+    Job,
+    Mode,
+    Plan,
+    Share,
+    TunnelKind,
+    User,
+)
 from chslurm.request import Request
 from chslurm.sizes import GuestSize, make_guest_sizes
 from chslurm.units import render_duration, render_size
@@ -30,6 +44,11 @@ _ACCELERATORS = {
     Accelerator.AUTO: "KVM where it works, else emulation (TCG)",
     Accelerator.KVM: "KVM",
     Accelerator.TCG: "emulation (TCG)",
+}
+_TUNNELS = {
+    TunnelKind.AUTO: "WireGuard between hosts where all can make it, else VXLAN {}, not encrypted or authenticated",
+    TunnelKind.WIREGUARD: "WireGuard between hosts is encrypted and authenticated",
+    TunnelKind.VXLAN: "VXLAN {} between hosts is not encrypted or authenticated",
 }
 _OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
 
@@ -81,6 +100,7 @@ def make_plan(request: Request, allocation: Allocation, facts: Facts) -> Plan:
         user=facts.user,
         disks=_make_disks(request, facts),
         accelerator=request.accelerator,
+        tunnel=request.tunnel,
         vni=facts.vni if len(hosts) > 1 else 0,
         outside=workstation,
         sync=request.sync,
@@ -225,7 +245,7 @@ def _render_network(plan: Plan) -> str:
         return "guests reach each other, by NAT the outside, and of this host only ssh, if it has a server (chguNhost)"
     if len(plan.hosts) == 1:
         return "guests reach nothing but each other"
-    return f"guests reach nothing but each other; VXLAN {plan.vni} between hosts is not encrypted or authenticated"
+    return f"guests reach nothing but each other; {_TUNNELS[plan.tunnel].format(plan.vni)}"
 
 
 def _one_line(text: str) -> str:

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 import msgspec
 
 from chslurm.errors import UsageError
-from chslurm.plan import Accelerator
+from chslurm.plan import Accelerator, TunnelKind
 from chslurm.units import parse_count, parse_size_mib, parse_time_limit, quote
 
 MAX_DIRECTORIES = 16
@@ -26,6 +26,7 @@ DEFAULT_TMP_MIB = 4096
 _LEAST_TMP_MIB = 256
 _LEAST_RAM_MIB = 256
 _MAX_ARGUMENTS_BYTES = 48 << 10
+_Choice = TypeVar("_Choice", bound=StrEnum)
 _JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", re.ASCII)
 
 
@@ -50,6 +51,7 @@ class RawOptions(TypedDict):
     tmp_dir: str | None
     tmp_size: str | None
     accel: str
+    tunnel: str
     boot_timeout: str | None
     dry_run: bool
     explain: bool
@@ -78,6 +80,7 @@ NOTHING_ASKED: RawOptions = {
     "tmp_dir": None,
     "tmp_size": None,
     "accel": "auto",
+    "tunnel": "auto",
     "boot_timeout": None,
     "dry_run": False,
     "explain": False,
@@ -119,6 +122,7 @@ class Request:
     tmp_dir: PurePath | None
     tmp_mib: int
     accelerator: Accelerator
+    tunnel: TunnelKind
     boot_timeout_s: float | None
     dry_run: bool
     explain: bool
@@ -154,7 +158,8 @@ def make_request(options: RawOptions, cwd: PurePath) -> Request:
         time_limit_s=None if time_limit is None else parse_time_limit(time_limit, "--time-limit"),
         tmp_dir=_path(options["tmp_dir"], "--tmp-dir", cwd),
         tmp_mib=DEFAULT_TMP_MIB if tmp_size is None else parse_size_mib(tmp_size, "--tmp-size", least=_LEAST_TMP_MIB),
-        accelerator=_accelerator(options["accel"]),
+        accelerator=_choice(Accelerator, options["accel"], "--accel"),
+        tunnel=_choice(TunnelKind, options["tunnel"], "--tunnel"),
         boot_timeout_s=None if boot_timeout is None else float(parse_count(boot_timeout, "--boot-timeout")),
         dry_run=options["dry_run"],
         explain=options["explain"],
@@ -204,11 +209,11 @@ def _job_name(name: str | None) -> str:
     return name
 
 
-def _accelerator(text: str) -> Accelerator:
+def _choice(kind: type[_Choice], text: str, name: str) -> _Choice:
     try:
-        return Accelerator(text)
+        return kind(text)
     except ValueError:
-        raise UsageError(f"--accel {quote(text)}: unknown", hint=f"use one of {', '.join(Accelerator)}") from None
+        raise UsageError(f"{name} {quote(text)}: unknown", hint=f"use one of {', '.join(kind)}") from None
 
 
 def _path(text: str | None, name: str, start: PurePath) -> PurePath | None:

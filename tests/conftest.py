@@ -21,6 +21,7 @@ from chslurm.plan import (
     Mode,
     Plan,
     Share,
+    TunnelKind,
     User,
 )
 
@@ -58,6 +59,7 @@ def plan_of() -> Callable[..., Plan]:
             user=User("user", 1000, 1000, ()),
             disks=Disks(2048, 4096, None, None, "local"),
             accelerator=Accelerator.AUTO,
+            tunnel=TunnelKind.AUTO,
             vni=7,
             outside=False,
             environment={},

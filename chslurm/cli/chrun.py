@@ -61,6 +61,12 @@ A job may end with the same numbers: run/summary.json in the job directory names
     "--accel", metavar="WHAT", default="auto", help="auto, kvm or tcg (emulation). Default: KVM where it works."
 )
 @click.option(
+    "--tunnel",
+    metavar="WHAT",
+    default="auto",
+    help="auto, wireguard or vxlan: what joins the hosts of a job. Default: WireGuard where all can.",
+)
+@click.option(
     "--nosync", is_flag=True, help="Start the job on each guest at once, without waiting for the others to boot."
 )
 @click.option("--cleanup", is_flag=True, help="Delete the guests' overlay disks in the end, too.")

@@ -18,7 +18,7 @@ from chslurm.errors import UsageError
 
 _OF_STEP = ("plan", "cluster_id", "digest")
 
-_NOT_FOR_ONE = ("image", "guests", "xterm", "my_size", "nosync", "version", "help")
+_NOT_FOR_ONE = ("image", "guests", "xterm", "my_size", "nosync", "tunnel", "version", "help")
 """Parameters of the launcher that make no sense for a single guest, or are declared anew here."""
 
 _IMAGE = click.Argument(["image"], metavar="IMAGE", required=False)

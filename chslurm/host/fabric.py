@@ -4,7 +4,7 @@
     with start_fabric(network, log_dir) as fabric:      before the event loop; bridge and TAPs only, so that it is fast
         ...start QEMU with fabric.taps...; fabric.close_taps()
         fabric.join_outside()                           workstation, in the event loop, while guests boot
-        fabric.open_tunnel(peers, vni, path_mtu, port)  cluster of several hosts, likewise
+        fabric.open_tunnel(peers, vni, path_mtu, ...)   cluster of several hosts, likewise
         loop.add_reader(fabric, ...)                    readable: the holder or pasta has died; check() says which
 
 On disk there are only log files. Any one of node process, holder and pasta may be killed: the others end.
@@ -36,7 +36,9 @@ from chslurm.host.pasta import (
 )
 from chslurm.host.relay import SSH_PORT, StreamRelay, relay_ssh
 from chslurm.linkfilters import render_refusals
-from chslurm.network import HostNetwork, Peer, Place, make_outside_steps, make_tunnel_steps
+from chslurm.network import HostNetwork, Place, make_outside_steps
+from chslurm.tunnel import Peer, make_tunnel_steps
+from chslurm.wireguard import HostKeys
 
 _LINK_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 20.0
@@ -97,11 +99,23 @@ class Fabric:
         self._relays.append(relay_ssh(self._holder.listen(socket.SOCK_STREAM, gateway, SSH_PORT)))
         return f"{how}; names from {', '.join(resolvers)}"
 
-    def open_tunnel(self, peers: Sequence[Peer], vni: int, path_mtu: int, reserved: socket.socket) -> bool:
+    def find_wireguard_obstacle(self) -> str:
+        """Return why this host can't make WireGuard, empty when it can: it is tried."""
+        return self._holder.find_wireguard_obstacle()
+
+    def open_tunnel(
+        self,
+        peers: Sequence[Peer],
+        vni: int,
+        path_mtu: int,
+        reserved: socket.socket,
+        keys: HostKeys | None = None,
+    ) -> bool:
         """Join the other hosts. `peers` names all hosts, this one too; `reserved` holds our UDP port, and is closed.
 
-        Returns whether the port is kept from other users of the node: with a pasta that makes sockets for each peer it
-        can't be. Raises ChslurmError when pasta or the kernel refuses, or somebody else has the port.
+        With `keys` by WireGuard, else by VXLAN. Returns whether the port is kept from other users of the node: with a
+        pasta that makes sockets for each peer it can't be. Raises ChslurmError when pasta or the kernel refuses, or
+        somebody else has the port.
         """
         own = next(peer for peer in peers if peer.host_number == self.network.host)
         guarded = sends_from_one_socket()
@@ -115,7 +129,9 @@ class Fabric:
         else:
             self._port.close()
         tunnelport.check_owner(own.udp_port)
-        self._holder.apply(make_tunnel_steps(self.network, peers, vni, path_mtu))
+        if keys:
+            self._holder.keep_key(keys.private)
+        self._holder.apply(make_tunnel_steps(self.network, peers, vni, path_mtu, keys.public if keys else None))
         return guarded
 
     async def connect(self, address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -2,7 +2,8 @@
 """A user namespace with one or two network namespaces, and what the process inside can do there.
 
 Only for the holder (see `netholder`): entering cannot be undone, the process gives up the host's network for good.
-`ip`, `bridge` and `nft` do the work in batches: one start of a few milliseconds for thousands of lines.
+`ip`, `bridge` and `nft` do the work in batches: one start of a few milliseconds for thousands of lines. WireGuard is
+set up by a message to the kernel: nodes seldom have wireguard-tools.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from pathlib import Path
 
 from chslurm.errors import ChslurmError
 from chslurm.filters import Family
+from chslurm.host.genetlink import send_commands
 from chslurm.host.pasta import ADMIN_PATH
-from chslurm.host.process import run
+from chslurm.host.process import describe_exit, run
 from chslurm.linkfilters import check_refusals
 from chslurm.network import GUESTS_NETNS, Place, Step, Tool, shorten
+from chslurm.wgdevice import FAMILY, FAMILY_VERSION, KEY_BYTES, SET_DEVICE, encode_device, render_device
 
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
@@ -62,6 +65,7 @@ class Namespaces:
         self.fds: dict[Place, int] = {}
         self.refused: dict[Family, str] = {}  # families of filters, with nft's words
         self.uplink_path = ""
+        self.private_key = b""  # of the tunnel; never in a step, which is logged
         if uplink:
             self.fds[Place.UPLINK] = os.open("/proc/self/ns/net", os.O_RDONLY)
             self.uplink_path = f"/proc/{_fork_sitter()}/ns/net"
@@ -104,10 +108,37 @@ class Namespaces:
         with self._inside(step.place):
             if step.tool is Tool.SYSCTL:
                 _write_sysctls(step.text)
+            elif step.tool is Tool.WG:
+                self._set_wireguard(step.text)
             else:
                 guests = self.fds[Place.GUESTS]
                 text = step.text.replace(GUESTS_NETNS, f"/proc/self/fd/{guests}")
                 run(_ARGV[step.tool], input_text=text, env=ADMIN_PATH, pass_fds=[guests])
+
+    def find_wireguard_obstacle(self) -> str:
+        """Make a WireGuard device as the tunnel's would be, and remove it. Return why that failed, empty if it did not.
+
+        The kernel loads its module for that, if there is one.
+        """
+        guests = self.fds[Place.GUESTS]
+        link = ["ip", "link", "add", "try0", "netns", f"/proc/self/fd/{guests}", "type", FAMILY]
+        with self._inside(Place.UPLINK):
+            made = run(link, check=False, env=ADMIN_PATH, pass_fds=[guests])
+        print(f"trying WireGuard: {describe_exit(made.status)}: {made.stderr}", file=sys.stderr, flush=True)
+        if made.status:
+            first = next(iter(made.stderr.splitlines()), "ip said nothing")
+            return first.removeprefix("Error: ").removeprefix("RTNETLINK answers: ").rstrip(".")
+        try:
+            self._set_wireguard(render_device("try0", 0, []))
+        except ChslurmError as error:
+            return error.message
+        finally:
+            run(["ip", "link", "delete", "dev", "try0"], env=ADMIN_PATH)
+        return ""
+
+    def _set_wireguard(self, text: str) -> None:
+        key = self.private_key or bytes(KEY_BYTES)  # zeros: no key
+        send_commands(FAMILY, FAMILY_VERSION, SET_DEVICE, encode_device(text, key))
 
     def has_link(self, place: Place, name: str) -> bool:
         """Tell whether there is a link of this name."""

@@ -13,6 +13,7 @@ HUP, which SLURM and terminals send to everyone: only the socket counts.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -62,6 +63,14 @@ class Holder:
     def apply(self, steps: Sequence[Step]) -> None:
         """Do `steps` in order. Raises ChslurmError with the words of the tool that refused."""
         self._ask("apply", steps=[(step.place, step.tool, step.text, step.family) for step in steps])
+
+    def find_wireguard_obstacle(self) -> str:
+        """Return why this host can't make WireGuard, empty when it can."""
+        return str(self._ask("try_wireguard")[0]["obstacle"])
+
+    def keep_key(self, private_key: bytes) -> None:
+        """Let the holder have the key that a step leaves out. It goes through the socket between us only."""
+        self._ask("keep_key", private_key=base64.b64encode(private_key).decode())
 
     def has_link(self, place: Place, name: str) -> bool:
         """Tell whether the namespace has a link of this name."""
@@ -203,6 +212,10 @@ class _Servant:
                         for place, tool, text, family in steps
                     ]
                 )
+            case {"do": "try_wireguard"}:
+                return {"obstacle": self._namespaces.find_wireguard_obstacle()}, []
+            case {"do": "keep_key", "private_key": text}:
+                self._namespaces.private_key = base64.b64decode(text)
             case {"do": "has_link", "place": place, "name": name}:
                 return {"found": self._namespaces.has_link(Place(place), name)}, []
             case {"do": "guard", "pid": pid}:

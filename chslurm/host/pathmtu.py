@@ -15,7 +15,7 @@ import socket
 import struct
 
 from chslurm.errors import ChslurmError
-from chslurm.network import Peer
+from chslurm.tunnel import Peer
 
 COMMON_MTUS = (9216, 9000, 8950, 8000, 4470, 4000, 2044, 1500, 1492, 1480, 1450, 1420, 1400, 1380, 1280)
 _SMALLEST = 576

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How one host's network becomes part of the cluster's: with the outside (workstation), or with the other hosts.
 
-offer our address and port -> all hosts' addresses come by file -> try the path to the next host
--> the smallest path of all comes by order -> open the tunnel
+try WireGuard -> offer our address and port, and say if we can't -> what all hosts said comes by file -> choose the kind
+of tunnel, as every host does -> try the path to the next host -> the smallest path of all comes by order -> open
 """
 
 from __future__ import annotations
@@ -14,23 +14,27 @@ from pathlib import Path
 import msgspec
 
 from chslurm.errors import ChslurmError
+from chslurm.guest_files import ClusterKeys
 from chslurm.host.fabric import Fabric, own_address
+from chslurm.host.keys import make_token
 from chslurm.host.lines import tell
 from chslurm.host.pathmtu import PathProbe
 from chslurm.host.sharedfiles import read_shared
 from chslurm.host.tunnelport import reserve_tunnel_port
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
-from chslurm.network import DEFAULT_MTU, Peer, make_guest_mtu
-from chslurm.plan import Host, Mode, Plan
+from chslurm.network import DEFAULT_MTU
+from chslurm.plan import Host, Mode, Plan, TunnelKind
+from chslurm.tunnel import Peer, make_guest_mtu
+from chslurm.wireguard import HostKeys, choose_tunnel, derive_host_keys
 
 
 class Tunnel:
     """One host's part in joining."""
 
-    def __init__(self, plan: Plan, host: Host, fabric: Fabric, token: bytes) -> None:
+    def __init__(self, plan: Plan, host: Host, fabric: Fabric, keys: ClusterKeys) -> None:
         self.plan = plan
-        self.token = token  # 16 bytes that only hosts of this cluster know
+        self.keys = keys
         self.host = host
         self.fabric = fabric
         loop = asyncio.get_running_loop()
@@ -54,20 +58,45 @@ class Tunnel:
 
     async def _join_hosts(self) -> int:
         with reserve_tunnel_port() as port:
-            probe = PathProbe(port, self.token)  # answers from before the others know our address
+            # It answers from before the others know our address.
+            probe = PathProbe(port, make_token(self.keys, "path probe"))
             try:
-                address = own_address(self._someone())
-                self._tell(EventKind.TUNNEL_OFFER, address=address, port=port.getsockname()[1])
+                address, obstacle = own_address(self._someone()), self._find_wireguard_obstacle()
+                self._tell(EventKind.TUNNEL_OFFER, address=address, port=port.getsockname()[1], text=obstacle)
                 peers = await self._read_peers(await self._orders[OrderKind.PEERS])
+                kind = self._choose(peers)
                 following = peers[self.host.number % len(peers)]
                 self._tell(EventKind.TUNNEL_MTU, mtu=await probe.measure(following, self.plan.deadlines.tunnel_s))
                 path_mtu = (await self._orders[OrderKind.MTU]).mtu
             finally:
                 probe.close()
-            if not self.fabric.open_tunnel(peers, self.plan.vni, path_mtu, port):
-                text = "this release of pasta leaves the tunnel's port open to the other users of the node"
+            keys = await asyncio.to_thread(self._derive_keys) if kind is TunnelKind.WIREGUARD else None
+            if not self.fabric.open_tunnel(peers, self.plan.vni, path_mtu, port, keys):
+                harm = "who can stop what comes by it" if keys else "who can read and forge what comes by it"
+                text = f"this release of pasta leaves the tunnel's port open to the other users of the node, {harm}"
                 self._tell(EventKind.NODE_NOTE, text=text)
-        return make_guest_mtu(path_mtu)
+        return make_guest_mtu(path_mtu, kind)
+
+    def _find_wireguard_obstacle(self) -> str:
+        """Raise ChslurmError when this host can't do what it must."""
+        if self.plan.tunnel is TunnelKind.VXLAN:
+            return ""
+        obstacle = self.fabric.find_wireguard_obstacle()
+        if obstacle and self.plan.tunnel is TunnelKind.WIREGUARD:
+            hint = "use --tunnel auto, or ask the site for the kernel's module wireguard"
+            raise ChslurmError(f"can't make a WireGuard device: {obstacle}", hint=hint)
+        return obstacle
+
+    def _choose(self, peers: list[Peer]) -> TunnelKind:
+        obstacles = {self.plan.host(peer.host_number).name: peer.obstacle for peer in peers}
+        choice = choose_tunnel(self.plan.tunnel, obstacles)
+        self._tell(EventKind.NODE_NOTE, text=choice.reason)
+        return choice.kind
+
+    def _derive_keys(self) -> HostKeys:
+        """All keys come from the private key of the cluster's authority: every host has it, and no guest."""
+        secret, numbers = self.keys.authority.encode(), (host.number for host in self.plan.hosts)
+        return derive_host_keys(secret, self.plan.cluster_id, self.host.number, numbers)
 
     def _someone(self) -> str:
         """Another machine of the cluster: where srun runs or, when SLURM does not say, another host of the plan."""

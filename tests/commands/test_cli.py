@@ -132,7 +132,7 @@ def test_help_is_complete(invoke: Command) -> None:
     options = (
         "-n -i -d --job --interactive --dir --jobdir --jobbase --jobname --cores --ram --my-size --cleanup --nosync"
     )
-    options += " --time-limit --tmp-dir --tmp-size --accel --boot-timeout --dry-run --explain --version"
+    options += " --time-limit --tmp-dir --tmp-size --accel --tunnel --boot-timeout --dry-run --explain --version"
     assert [option for option in options.split() if not re.search(rf"(^|\s){option}[\s,]", text)] == []
     assert re.findall(r"^ +(\d+)  ", text, re.MULTILINE) == ["64", "70", "124", "130", "143"]
 
@@ -358,6 +358,22 @@ def test_explain_shows_the_step_without_what_would_bend_it(invoke: Command, monk
     assert "-u SLURM_JOB_ID" not in step
     for option in ("--nodes=3", "--ntasks=3", "--overlap", "--cpu-bind=none", "--mpi=none", "--mem=0", "--input=all"):
         assert option in step
+
+
+@pytest.mark.usefixtures("slurm_job")
+@pytest.mark.parametrize(
+    ("tunnel", "devices"), [("auto", ["wireguard", "vxlan"]), ("wireguard", ["wireguard"]), ("vxlan", ["vxlan"])]
+)
+def test_explain_shows_the_tunnel_and_no_key(invoke: Command, tunnel: str, devices: list[str]) -> None:
+    status, out, _ = invoke(chrun, "--tunnel", tunnel, "--explain", "image.qcow2")
+    assert status == 0
+    assert re.findall(r"link add vx0 .* type (\w+)", out) == devices * 3
+    keys = re.findall(r" private-key (\S+)| peer (\S+) endpoint", out)
+    assert {key for pair in keys for key in pair if key} == (
+        {"@private", *(f"PUBLIC-KEY-OF-cn00{host}" for host in (1, 2, 3))} if "wireguard" in devices else set()
+    )
+    assert ("is not encrypted or authenticated" in out) == (tunnel == "vxlan")
+    assert ("else VXLAN" in out) == (tunnel == "auto")
 
 
 @pytest.mark.usefixtures("folder")

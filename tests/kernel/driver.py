@@ -24,10 +24,13 @@ from chslurm.errors import ChslurmError
 from chslurm.host.fabric import Fabric, own_address, start_fabric
 from chslurm.host.pathmtu import PathProbe
 from chslurm.host.tunnelport import reserve_tunnel_port
-from chslurm.network import Peer, make_host_network
+from chslurm.network import make_host_network
 from chslurm.plan import Mode
+from chslurm.tunnel import Peer
+from chslurm.wireguard import derive_host_keys
 
 TOKEN = b"0123456789abcdef"
+CLUSTER_ID = "0123456789abcdef"
 
 
 def main() -> None:
@@ -115,12 +118,18 @@ class Session:
         began = time.monotonic()
         return [await self.probe.measure(Peer(*peer), patience_s), time.monotonic() - began]
 
-    async def open_tunnel(self, peers: Any, vni: int, mtu: int) -> float:
+    async def try_wireguard(self) -> str:
+        return self.fabric.find_wireguard_obstacle()
+
+    async def open_tunnel(self, peers: Any, vni: int, mtu: int, secret: str = "") -> float:
+        """With a secret by WireGuard."""
         assert self.probe
         assert self.reserved
         self.probe.close()
+        own, numbers = self.fabric.network.host, [number for number, *_ in peers]
+        keys = derive_host_keys(secret.encode(), CLUSTER_ID, own, numbers) if secret else None
         began = time.monotonic()
-        self.fabric.open_tunnel([Peer(*peer) for peer in peers], vni, mtu, self.reserved)
+        self.fabric.open_tunnel([Peer(*peer) for peer in peers], vni, mtu, self.reserved, keys)
         return time.monotonic() - began
 
 

@@ -269,13 +269,25 @@ class Lab:
         return node.wait_started()
 
 
+Ends = list[tuple[int, str, int]]
+"""Number, address and port of each host's end of the tunnel."""
+
+
 def join(
-    nodes: Sequence[Node], vni: int = 4242, mtu: int = 1500, toward: str = "10.99.0.254"
-) -> list[tuple[int, str, int]]:
-    """Reserve ports and open the tunnel between `nodes`, hosts 1, 2, ... of one cluster."""
-    peers = [(number, *node.ask("reserve", toward=toward)) for number, node in enumerate(nodes, 1)]
-    for node in nodes:
-        node.ask("open_tunnel", peers=peers, vni=vni, mtu=mtu)
+    nodes: Sequence[Node],
+    vni: int = 4242,
+    mtu: int = 1500,
+    toward: str = "10.99.0.254",
+    secrets: Sequence[str] = (),
+    absent: Ends | None = None,
+) -> Ends:
+    """Reserve ports and open the tunnel between `nodes`, hosts 1, 2, ... of one cluster, and hosts that are `absent`.
+
+    With `secrets`, one for each node, the tunnel is WireGuard.
+    """
+    peers = [(number, *node.ask("reserve", toward=toward)) for number, node in enumerate(nodes, 1)] + (absent or [])
+    for node, secret in zip(nodes, secrets or [""] * len(nodes), strict=True):
+        node.ask("open_tunnel", peers=peers, vni=vni, mtu=mtu, secret=secret)
     return peers
 
 

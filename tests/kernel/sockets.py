@@ -5,6 +5,8 @@ sockets.py serve NAME tcp|udp|dns PORT [ADDRESS]     answers NAME (dns: an A rec
 sockets.py serve NAME udp-shared PORT [ADDRESS]      likewise, on a port that others may bind, too
 sockets.py ask tcp|udp ADDRESS PORT                  prints the NAME that answers, or nothing
 sockets.py ask dns|dns-tcp SERVER 53                 prints the address of outside.test
+sockets.py sniff LINK WORDS                          prints what has passed when it gets TERM: see `sniff`
+sockets.py forge PORT ADDRESS PORT HEX               sends a datagram under a port that somebody else has
 sockets.py tap FD [NAME]                             makes a TAP, eth0, and sends its descriptor to socket FD
 sockets.py witnesses FD                              sends descriptors of sockets that get what reaches this namespace
 """
@@ -12,6 +14,7 @@ sockets.py witnesses FD                              sends descriptors of socket
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -85,6 +88,37 @@ def ask(kind: str, address: str, port: str) -> None:
         print(socket.inet_ntoa(data[-4:]) if kind.startswith("dns") else data.decode())
 
 
+def sniff(link: str, words: str) -> None:
+    """Say, as JSON, how many IP packets passed, how large they were, how many were fragments, and had the words."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003)) as tap:
+        tap.bind((link, 0))
+        tap.settimeout(0.1)
+        told_to_end = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: told_to_end.set())
+        print("up", flush=True)
+        seen = {"packets": 0, "largest": 0, "fragments": 0, "readable": 0}
+        while True:
+            try:
+                frame = tap.recv(70000)
+            except TimeoutError:
+                if told_to_end.is_set():
+                    break
+                continue
+            if frame[12:14] == b"\x08\x00":
+                seen["packets"] += 1
+                seen["largest"] = max(seen["largest"], int.from_bytes(frame[16:18], "big"))
+                seen["fragments"] += bool(int.from_bytes(frame[20:22], "big") & 0x3FFF)
+                seen["readable"] += words.encode() in frame
+    print(json.dumps(seen), flush=True)
+
+
+def forge(source_port: str, address: str, port: str, data: str) -> None:
+    payload = bytes.fromhex(data)
+    header = struct.pack("!HHHH", int(source_port), int(port), 8 + len(payload), 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
+        raw.sendto(header + payload, (address, 0))
+
+
 def tap(fd: str, name: str = "eth0") -> None:
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(device, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x0002 | 0x1000 | 0x4000))
@@ -103,5 +137,12 @@ def witnesses(fd: str) -> None:
 
 
 if __name__ == "__main__":
-    what: dict[str, Callable[..., None]] = {"serve": serve, "ask": ask, "tap": tap, "witnesses": witnesses}
+    what: dict[str, Callable[..., None]] = {
+        "serve": serve,
+        "ask": ask,
+        "sniff": sniff,
+        "forge": forge,
+        "tap": tap,
+        "witnesses": witnesses,
+    }
     what[sys.argv[1]](*sys.argv[2:])

@@ -24,18 +24,9 @@ from lab import Lab
 from chslurm.addresses import make_mac
 from chslurm.filters import make_packet_filters
 from chslurm.linkfilters import make_bridge_filters, make_tap_filters
-from chslurm.network import (
-    UPLINK_GATEWAY,
-    HostNetwork,
-    Peer,
-    Place,
-    Step,
-    Tool,
-    make_host_network,
-    make_outside_steps,
-    make_tunnel_steps,
-)
+from chslurm.network import UPLINK_GATEWAY, HostNetwork, Place, Step, Tool, make_host_network, make_outside_steps
 from chslurm.plan import Mode
+from chslurm.tunnel import Peer, make_tunnel_steps
 
 BEYOND_MAC = "02:02:00:00:00:01"  # of whoever is at the far end of `beyond`
 _VNET_HEADER = bytes(10)  # of frames of a TAP: no offload

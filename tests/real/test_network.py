@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from realbox import Box
 pytestmark = pytest.mark.real
 
 NODES = ("cn001", "cn002", "cn003")
-OVERHEAD = 50  # VXLAN over IPv4
+VXLAN, WIREGUARD = 50, 60  # bytes that they add over IPv4
 HEADERS = 28  # IPv4 and ICMP
 
 PROBE = f"""#!/bin/bash
@@ -66,7 +67,11 @@ def test_largest_packet_between_guests_is_that_of_the_path(box: Box, mtu: int, s
     with start_path(mtu, switch_mtu):
         job = box.sbatch("chrun", "--jobdir", "c", "--job", script, box.image, nodes=2)
         job.wait()
-    guest_mtu = switch_mtu - OVERHEAD
+    joined = re.findall(
+        r"hosts are joined by (?:(WireGuard), which|VXLAN, since cn\d+ .*\(.+\); VXLAN neither)", job.output
+    )
+    assert len(joined) == 1, job.output
+    guest_mtu = switch_mtu - (WIREGUARD if joined[0] else VXLAN)
     assert (job.dir / "out" / "0_job.out").read_text().splitlines() == [
         f"mtu {guest_mtu}, {guest_mtu}",
         "largest passed",

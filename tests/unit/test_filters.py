@@ -17,6 +17,7 @@ from chslurm.filters import Family, Realm, make_packet_filters
 from chslurm.linkfilters import check_refusals, make_bridge_filters, make_tap_filters, render_refusals
 from chslurm.plan import Mode
 
+
 def make_realm(mode: Mode = Mode.CLUSTER, host: int = 1, host_ct: int = 2, slots: int = 2) -> Realm:
     layout = make_layout(host_ct)
     return Realm(layout, host, mode, tuple(layout.guest(host, slot) for slot in range(1, slots + 1)))

@@ -121,5 +121,5 @@ def test_the_explanation_grows_with_hosts_and_not_with_their_square(
 ) -> None:
     text = render_explanation(plan_of(hosts, 1))
     last = text.partition(f"network of host {hosts}: 1 guests in")[2]
-    assert last.count("\n    route add 172.") == peers_each + (hosts > 100)
+    assert last.count("\n    neigh add 172.") == peers_each + (hosts > 100)
     assert ("of the 101 ends of the tunnel each host is shown with the first 4" in text) == (hosts > 100)

@@ -8,23 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chslurm.addresses import MAX_HOSTS, make_layout
 from chslurm.errors import UsageError
 from chslurm.network import (
-    Peer,
     Place,
     Step,
     Tool,
-    make_guest_mtu,
     make_host_network,
     make_outside_steps,
-    make_tunnel_steps,
     render_network,
+    render_steps,
     shorten,
 )
-from chslurm.plan import Mode
+from chslurm.plan import Mode, TunnelKind
+from chslurm.tunnel import Peer, make_guest_mtu, make_tunnel_steps
 
 PEERS = [Peer(1, "10.0.0.11", 40001), Peer(2, "10.0.0.12", 40002), Peer(3, "10.0.0.13", 40003)]
+
+KEYS = {host: f"PUBLIC-KEY-OF-{host}" for host in (1, 2, 3)}
 
 
 def text_of(steps: tuple[Step, ...], place: Place, tool: Tool) -> str:
@@ -34,6 +34,11 @@ def text_of(steps: tuple[Step, ...], place: Place, tool: Tool) -> str:
 def test_golden_cluster(golden: Callable[[str, str], None]) -> None:
     network = make_host_network(2, 2, Mode.CLUSTER, 3)
     golden("network-cluster.txt", render_network(network, make_tunnel_steps(network, PEERS, vni=42, path_mtu=1500)))
+
+
+def test_golden_wireguard(golden: Callable[[str, str], None]) -> None:
+    steps = make_tunnel_steps(make_host_network(2, 2, Mode.CLUSTER, 3), PEERS, 42, 1500, KEYS)
+    golden("network-wireguard.txt", render_steps(steps))
 
 
 def test_golden_workstation(golden: Callable[[str, str], None]) -> None:
@@ -46,9 +51,11 @@ def test_filters_come_before_links() -> None:
         tools = [step.tool for step in make_host_network(1, 1, mode, host_ct).steps if step.place is Place.GUESTS]
         assert tools == [Tool.SYSCTL, Tool.NFT, Tool.NFT, Tool.NFT, Tool.IP]
     network = make_host_network(1, 1, Mode.CLUSTER, 3)
-    tunnel = make_tunnel_steps(network, PEERS, 1, 1500)
-    assert [step.tool for step in tunnel if step.place is Place.UPLINK] == [Tool.NFT, Tool.NFT, Tool.IP]
-    assert [step.tool for step in tunnel if step.place is Place.GUESTS] == [Tool.NFT, Tool.BRIDGE, Tool.IP]
+    for keys in (None, KEYS):
+        tunnel = make_tunnel_steps(network, PEERS, 1, 1500, keys)
+        assert [step.tool for step in tunnel if step.place is Place.UPLINK] == [Tool.NFT, Tool.NFT, Tool.IP]
+        here = [step.tool for step in tunnel if step.place is Place.GUESTS]
+        assert here == [Tool.NFT, Tool.WG if keys else Tool.BRIDGE, Tool.IP]
     workstation = make_host_network(1, 1, Mode.WORKSTATION)
     assert [step.tool for step in make_outside_steps(workstation)] == [Tool.NFT, Tool.IP]
 
@@ -70,6 +77,7 @@ def test_no_chain_that_filters_accepts_by_default() -> None:
         network.steps,
         make_host_network(1, 1, Mode.WORKSTATION).steps,
         make_tunnel_steps(network, PEERS, 1, 1500),
+        make_tunnel_steps(network, PEERS, 1, 1500, KEYS),
     ):
         for step in steps:
             for line in step.text.splitlines():
@@ -112,7 +120,8 @@ def test_what_a_host_logs_is_bounded_however_many_hosts_there_are() -> None:
 
 
 def test_guests_leave_room_for_the_tunnel() -> None:
-    assert [make_guest_mtu(path) for path in (1400, 1500, 9000)] == [1350, 1450, 8950]
+    assert [make_guest_mtu(path, TunnelKind.VXLAN) for path in (1400, 1500, 9000)] == [1350, 1450, 8950]
+    assert [make_guest_mtu(path, TunnelKind.WIREGUARD) for path in (1400, 1500, 9000)] == [1340, 1440, 8940]
 
 
 @pytest.mark.parametrize(("host", "slots"), [(0, 1), (2, 1), (1, 254)])

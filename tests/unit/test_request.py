@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chslurm.errors import UsageError
-from chslurm.plan import Accelerator
+from chslurm.plan import Accelerator, TunnelKind
 from chslurm.request import MAX_DIRECTORIES, Request
 
 RequestMaker = Callable[..., Request]
@@ -28,6 +28,7 @@ def test_defaults(request_of: RequestMaker) -> None:
     assert request.tmp_mib == 4096
     assert request.sync
     assert request.accelerator is Accelerator.AUTO
+    assert request.tunnel is TunnelKind.AUTO
 
 
 def test_everything_given(request_of: RequestMaker) -> None:
@@ -48,6 +49,7 @@ def test_everything_given(request_of: RequestMaker) -> None:
         tmp_dir="/local",
         tmp_size="1G",
         accel="tcg",
+        tunnel="wireguard",
         boot_timeout="77",
     )
     assert not request.interactive
@@ -59,6 +61,7 @@ def test_everything_given(request_of: RequestMaker) -> None:
     assert (request.sync, request.cleanup, request.my_size) == (False, True, True)
     assert (request.time_limit_s, request.boot_timeout_s) == (3600.0, 77.0)
     assert request.accelerator is Accelerator.TCG
+    assert request.tunnel is TunnelKind.WIREGUARD
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,7 @@ def test_everything_given(request_of: RequestMaker) -> None:
         ({"time_limit": "now"}, "--time-limit"),
         ({"boot_timeout": "soon"}, "--boot-timeout"),
         ({"accel": "xen"}, "--accel 'xen': unknown"),
+        ({"tunnel": "ipsec"}, "--tunnel 'ipsec': unknown; use one of auto, wireguard, vxlan"),
         ({"job": ""}, "--job: empty"),
         ({"dir": ("",)}, "--dir: empty"),
         ({"dir": ("a", "b", "./a")}, "--dir '/home/user/a': given twice"),
@@ -103,7 +107,7 @@ def test_what_is_refused(request_of: RequestMaker, options: dict[str, Any], word
 
 @given(
     name=st.sampled_from(
-        ["image", "guests", "job", "jobdir", "jobbase", "jobname", "cores", "ram", "tmp_size", "accel"]
+        ["image", "guests", "job", "jobdir", "jobbase", "jobname", "cores", "ram", "tmp_size", "accel", "tunnel"]
     ),
     text=st.one_of(st.text(), st.text(alphabet="0123456789GMKT-;,\0\n\udcff./")),
 )
