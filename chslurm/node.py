@@ -106,6 +106,11 @@ class Node:
             await self._start_guests()
             self._begin(self._join())
             await self._until_all_are_gone()
+            if self._failure.done():
+                self._failure.result()
+        except Exception as error:  # before the ends of the guests that follow from it, and would be taken for causes
+            self._tell(EventKind.NODE_FAILED, text=str(_explained(error)))
+            raise
         finally:
             self._each(Steward.kill)  # those that are left when the host has failed
             await asyncio.gather(*self._ends)

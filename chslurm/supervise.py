@@ -212,7 +212,7 @@ class Supervisor:
         text = f"node {self._host_name(event.host)}: {event.text}"
         if self._lost_host == event.host:
             self.cause, self.text = Cause.MACHINERY, text
-        elif self.phase >= Phase.POWERING_DOWN:  # no cause any more, but perhaps of a commit that can't be made
+        elif self.phase >= Phase.POWERING_DOWN and text != self.text:  # no cause now; a commit may fail
             self._note(event.text, event.host)
         return self._end(Cause.MACHINERY, text, now_s)
 

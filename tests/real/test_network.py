@@ -81,3 +81,16 @@ def test_largest_packet_between_guests_is_that_of_the_path(box: Box, mtu: int, s
         "largest, again passed",
     ]
     assert {event["mtu"] for event in job.events() if event["kind"] == "fabric_ready"} == {guest_mtu}
+
+
+def test_a_host_that_cannot_make_wireguard_is_named(box: Box) -> None:
+    trial = ["unshare", "--net", "ip", "link", "add", "try0", "type", "wireguard"]
+    if subprocess.run(trial, capture_output=True, check=False).returncode == 0:
+        pytest.skip("this kernel has WireGuard")
+    job = box.sbatch("chrun", "--tunnel", "wireguard", "--jobdir", "c", box.image, nodes=2)
+    assert job.wait()["ExitCode"] == "70:0"
+    summary = job.summary()
+    assert summary["cause"] == "machinery"
+    assert re.match(r"node cn\d+: can't make a WireGuard device: \w.*; use --tunnel auto, or ask", summary["text"]), (
+        summary
+    )

@@ -325,6 +325,15 @@ def test_hosts_own_reason_replaces_sruns(play: Play) -> None:
     assert "is lost" not in play.lines
 
 
+def test_what_follows_from_a_hosts_failure_is_no_cause(play: Play) -> None:
+    """A host that fails says so, kills its guests, and says it once more as its last word."""
+    play.host(EventKind.NODE_FAILED, 2, text="can't make a WireGuard device: Unknown device type")
+    play.guest(EventKind.GUEST_GONE, 1, status=1, text="QEMU ended: killed by SIGKILL")
+    play.host(EventKind.NODE_FAILED, 2, text="can't make a WireGuard device: Unknown device type")
+    assert "node cn002: can't make a WireGuard device: Unknown device type" in play.lines
+    assert play.head.notes == []
+
+
 def test_node_lost_while_the_cluster_ends_is_not_waited_for(play: Play) -> None:
     play.boot()
     play.run_jobs(0, 0, 0)
