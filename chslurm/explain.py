@@ -44,10 +44,11 @@ def render_explanation(plan: Plan) -> str:
     offer = Offer(plan.accelerator, "FIRMWARE", Kernel(-1, -1, "COMMAND-LINE-OF-THE-IMAGE"), _display(plan))
     for host in plan.hosts:
         network = make_host_network(host.number, host.guest_ct, plan.mode, len(plan.hosts))
-        parts.append(render_network(network, _later_steps(plan, network)))
+        later = _later_steps(plan, network)
+        parts.append(render_network(network, later))
         if plan.tunnel is TunnelKind.AUTO and network.has_uplink:
             instead = render_steps(_tunnel_steps(plan, network, TunnelKind.VXLAN))
-            parts.append(f"where a host can't make WireGuard, all do instead of what came after up0:\n\n{instead}")
+            parts.append(f"where a host can't make WireGuard, instead of the last {len(later)} steps:\n\n{instead}")
         parts.extend(_joiner(network))
         for guest in plan.guests_of(host):
             disks = locate_guest_disks(plan, guest)

@@ -373,7 +373,7 @@ def test_explain_shows_the_tunnel_and_no_key(invoke: Command, tunnel: str, devic
         {"@private", *(f"PUBLIC-KEY-OF-cn00{host}" for host in (1, 2, 3))} if "wireguard" in devices else set()
     )
     assert ("is not encrypted or authenticated" in out) == (tunnel == "vxlan")
-    assert ("else VXLAN" in out) == (tunnel == "auto")
+    assert ("else VXLAN" in out) == ("where a host can't make WireGuard" in out) == (tunnel == "auto")
 
 
 @pytest.mark.usefixtures("folder")
