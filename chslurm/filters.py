@@ -121,6 +121,12 @@ table netdev chslurm_tunnel {{
 """
 
 
+def make_more_peers(family: Family, peers: Sequence[tuple[str, int]]) -> str:
+    """Return what adds peers to the set of one of the two: a batch of nft has to fit the buffer of a socket."""
+    table = "chslurm" if family is Family.INET else "chslurm_tunnel"
+    return f"add element {family} {table} peers {{ {', '.join(_render_peers(peers))} }}\n"
+
+
 def _cluster(realm: Realm) -> str:
     """Guests reach guests and ping gateways of their own cluster, and nothing else.
 

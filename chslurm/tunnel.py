@@ -8,12 +8,12 @@ moved.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, collapse_addresses
 
 from chslurm.addresses import AddressLayout, make_mac
-from chslurm.filters import Family, make_uplink_filters, make_uplink_link_filters
+from chslurm.filters import Family, make_more_peers, make_uplink_filters, make_uplink_link_filters
 from chslurm.linkfilters import make_tunnel_link_filters
 from chslurm.network import GUESTS_NETNS, HostNetwork, Place, Step, Tool, join_lines, make_filter_step, make_uplink
 from chslurm.plan import TunnelKind
@@ -26,6 +26,7 @@ VXLAN: inner Ethernet 14, outer IPv4 20, UDP 8, VXLAN 8 (RFC 7348). WireGuard: o
 tag 16; it pads packets to a multiple of 16, but never beyond the MTU of its device.
 """
 
+_PEERS_IN_STEP = 4000
 _TUNNEL_MAC = 1  # see make_mac: 0 is the bridge
 
 
@@ -59,11 +60,9 @@ def make_tunnel_steps(
     else:
         link, told = _vxlan(layout, own, others, vni, mtu)
         routes = _routes(network, others)
-    ends = [(peer.address, peer.udp_port) for peer in others]
     arriving = make_tunnel_link_filters(network.realm, None if public_keys else _tunnel_mac(network.gateway))
     return (
-        make_filter_step(Place.UPLINK, Family.INET, make_uplink_filters(own.udp_port, ends)),
-        make_filter_step(Place.UPLINK, Family.NETDEV, make_uplink_link_filters(own.udp_port, ends)),
+        *_uplink_filters(own.udp_port, [(peer.address, peer.udp_port) for peer in others]),
         Step(Place.UPLINK, Tool.IP, make_uplink(f"{own.address}/32", path_mtu) + link),
         make_filter_step(Place.GUESTS, Family.NETDEV, arriving),
         told,
@@ -74,6 +73,17 @@ def make_tunnel_steps(
 def make_guest_mtu(path_mtu: int, kind: TunnelKind) -> int:
     """Return the MTU of guests whose packets travel in a tunnel of this kind over a path of `path_mtu` bytes."""
     return path_mtu - OVERHEAD[kind]
+
+
+def _uplink_filters(own_port: int, ends: Sequence[tuple[str, int]]) -> Iterator[Step]:
+    """Return what lets packets of the other ends pass, and no others; of thousands of ends in several steps."""
+    first = ends[:_PEERS_IN_STEP]
+    yield make_filter_step(Place.UPLINK, Family.INET, make_uplink_filters(own_port, first))
+    yield make_filter_step(Place.UPLINK, Family.NETDEV, make_uplink_link_filters(own_port, first))
+    for start in range(_PEERS_IN_STEP, len(ends), _PEERS_IN_STEP):
+        more = ends[start : start + _PEERS_IN_STEP]
+        for family in (Family.INET, Family.NETDEV):
+            yield make_filter_step(Place.UPLINK, family, make_more_peers(family, more))
 
 
 def _vxlan(layout: AddressLayout, own: Peer, others: Sequence[Peer], vni: int, mtu: int) -> tuple[str, Step]:

@@ -30,6 +30,10 @@ from chslurm.linkfilters import check_refusals
 from chslurm.network import GUESTS_NETNS, Place, Step, Tool, shorten
 from chslurm.wgdevice import FAMILY, FAMILY_VERSION, KEY_BYTES, SET_DEVICE, encode_device, render_device
 
+_NFT_MAX_CHARACTERS = 180_000
+"""At once. 10,000 elements of a set, 220,000 characters, fit and 20,000 do not: the buffer of a user's socket has twice
+`net.core.wmem_max`, 416 KiB where nobody has changed that."""
+
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _CAP_NET_ADMIN = 12
@@ -76,6 +80,8 @@ class Namespaces:
     def apply(self, steps: Sequence[Step], *, choose: bool = False) -> None:
         """Do `steps` in order; filters of one place that follow each other are loaded as one, or not at all.
 
+        Very long ones are loaded a part at a time: the kernel takes at once what a socket's buffer holds.
+
         With `choose`, families of filters that this kernel has not are left out, here and later, as far as
         `check_refusals` allows. Raises ChslurmError with the words of the tool that refused.
         """
@@ -85,12 +91,13 @@ class Namespaces:
                 for step in todo:
                     self._do(step)
                 continue
-            try:
-                self._do(Step(place, tool, "".join(step.text for step in todo)))
-            except ChslurmError:
-                if not choose:
-                    raise
-                self._choose(todo)
+            for batch in _batches(todo):
+                try:
+                    self._do(Step(place, tool, "".join(step.text for step in batch)))
+                except ChslurmError:
+                    if not choose:
+                        raise
+                    self._choose(batch)
 
     def _choose(self, steps: Sequence[Step]) -> None:
         """Load what can be loaded."""
@@ -160,6 +167,19 @@ class Namespaces:
             yield
         finally:
             _check_zero(_libc.setns(self.fds[Place.GUESTS], _CLONE_NEWNET), "enter a network namespace")
+
+
+def _batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    batch: list[Step] = []
+    length = 0
+    for step in steps:
+        length += len(step.text)
+        if batch and length > _NFT_MAX_CHARACTERS:
+            yield batch
+            batch, length = [], len(step.text)
+        batch.append(step)
+    if batch:
+        yield batch
 
 
 def open_tap(name: str) -> int:
