@@ -14,10 +14,12 @@ from typing import BinaryIO, Protocol
 import msgspec
 
 from chslurm.allocation import is_job_over
+from chslurm.errors import UsageError
 from chslurm.host.clusters import register_cluster
 from chslurm.host.files import open_append, write_file
 from chslurm.host.place import prepare_plan
 from chslurm.host.rescue import hold_layers
+from chslurm.host.sitetaps import Taps, TapTaken, take_site_taps
 from chslurm.host.slurm import read_job_state
 from chslurm.host.staging import renew_job_dir, start_job_dir
 from chslurm.host.step import Happening, Step, make_step_argv, start_step
@@ -38,6 +40,9 @@ _GAP_S = 5.0
 
 _LINGER_S = 1.5
 """How long a cancellation may come after its effects."""
+
+_TRIES = 8
+"""How often a plan is made anew because others have just taken its TAPs."""
 
 _TIME_IS_UP = "SLURM's time limit has passed"
 
@@ -70,8 +75,8 @@ def run_cluster(request: Request, progress: Progress, environment: Mapping[str, 
     Raises UsageError before anything was started, ChslurmError when the head itself can't go on.
     """
     check_console(request.console)
-    plan = prepare_plan(request, environment)
-    with closing(make_viewers(request.console, progress.note)) as viewers:
+    plan, taps = _make_plan(request, environment)
+    with closing(taps), closing(make_viewers(request.console, progress.note)) as viewers:
         with ExitStack() as stack:
             plan = stack.enter_context(start_job_dir(plan, reuse=request.job_dir is not None))
             held = stack.enter_context(_held(plan))
@@ -80,12 +85,13 @@ def run_cluster(request: Request, progress: Progress, environment: Mapping[str, 
             progress.note(render_plan(plan))
             if request.console is Console.CURSES:
                 progress.note("console:       guest 0, in this terminal; Ctrl-] q leaves it, and the cluster goes on")
-            argv = make_step_argv(plan, plan_digest(Path(job_dir.plan).read_bytes()), environment)
+            argv = make_step_argv(plan, plan_digest(Path(job_dir.plan).read_bytes()), environment, taps.fds)
             names = [host.name for host in plan.hosts]
             stack.enter_context(register_cluster(plan, progress.note))
             stops: list[signal.Signals] = []
             signals.append(stops.append)
-            with start_step(argv, names, job_dir.step_log, plan.deadlines.beat_s) as step:
+            with start_step(argv, names, job_dir.step_log, plan.deadlines.beat_s, taps.fds) as step:
+                taps.close()  # its own they stay until the guests have ended
                 signals.append(step.put)
                 unseen = plan.job.interactive and request.console is Console.NONE
                 summary = Head(plan, step, progress, viewers, unseen=unseen).supervise()
@@ -103,6 +109,15 @@ def run_cluster(request: Request, progress: Progress, environment: Mapping[str, 
         except KeyboardInterrupt:
             progress.note("")  # what comes next on the terminal begins a line
     return summary.exit_status
+
+
+def _make_plan(request: Request, environment: Mapping[str, str]) -> tuple[Plan, Taps]:
+    """Return the plan and the TAPs it uses, which are taken: when another cluster was faster it is made anew."""
+    for _ in range(_TRIES):
+        with suppress(TapTaken):
+            plan = prepare_plan(request, environment)
+            return plan, take_site_taps(plan)
+    raise UsageError("can't take TAPs: others are always faster", hint="--network rootless does without them")
 
 
 def _held(plan: Plan) -> AbstractContextManager[list[int]]:

@@ -20,8 +20,9 @@ from chslurm.network import (
     render_network,
     render_steps,
 )
-from chslurm.plan import Mode, Plan, TunnelKind
+from chslurm.plan import Host, Mode, NetworkKind, Plan, TunnelKind
 from chslurm.planner import render_plan
+from chslurm.site import make_relay_ports, make_site_guest
 from chslurm.tunnel import Peer, make_tunnel_steps
 
 _ALL_PEERS, _SOME_PEERS = 100, 4
@@ -43,13 +44,10 @@ def render_explanation(plan: Plan) -> str:
         parts.append(f"of the {len(plan.hosts)} ends of the tunnel each host is shown with the first {_SOME_PEERS}\n")
     offer = Offer(plan.accelerator, "FIRMWARE", Kernel(-1, -1, "COMMAND-LINE-OF-THE-IMAGE"), _display(plan))
     for host in plan.hosts:
-        network = make_host_network(host.number, host.guest_ct, plan.mode, len(plan.hosts))
-        later = _later_steps(plan, network)
-        parts.append(render_network(network, later))
-        if plan.tunnel is TunnelKind.AUTO and network.has_uplink:
-            instead = render_steps(_tunnel_steps(plan, network, TunnelKind.VXLAN))
-            parts.append(f"where a host can't make WireGuard, instead of the last {len(later)} steps:\n\n{instead}")
-        parts.extend(_joiner(network))
+        if plan.network is NetworkKind.SITE:
+            parts.append(_render_site(plan, host))
+        else:
+            parts.extend(_render_own_network(plan, host))
         for guest in plan.guests_of(host):
             disks = locate_guest_disks(plan, guest)
             machine = make_machine(plan, guest, offer, disks.root, disks.temporary, tap_fd=-1)
@@ -67,6 +65,26 @@ def _commit(plan: Plan) -> list[str]:
     flatten = make_flatten_argv(source, plan.image, ImageInfo(0), "NEW", compress=False)
     lines = (flatten, ["mv", "NEW", plan.image.path])
     return [f"in the end, of guest {plan.commit_guest}:\n" + "".join(f"    {shlex.join(line)}\n" for line in lines)]
+
+
+def _render_own_network(plan: Plan, host: Host) -> list[str]:
+    network = make_host_network(host.number, host.guest_ct, plan.mode, len(plan.hosts))
+    later = _later_steps(plan, network)
+    parts = [render_network(network, later)]
+    if plan.tunnel is TunnelKind.AUTO and network.has_uplink:
+        instead = render_steps(_tunnel_steps(plan, network, TunnelKind.VXLAN))
+        parts.append(f"where a host can't make WireGuard, instead of the last {len(later)} steps:\n\n{instead}")
+    return [*parts, *_joiner(network)]
+
+
+def _render_site(plan: Plan, host: Host) -> str:
+    """Root has made it already; what is left to do are relays."""
+    lines = [f"network of host {host.number}: made by root (chslurm net workstation start --explain)\n"]
+    for guest in plan.guests_of(host):
+        address, ports = make_site_guest(guest.slot), make_relay_ports(guest.slot)
+        places = " and ".join(f"{there} in place of {here}" for here, there in ports.items())
+        lines.append(f"    guest {guest.id}: {address.tap}, {address.ip}; relays at {address.gateway} port {places}\n")
+    return "".join(lines)
 
 
 def _display(plan: Plan) -> str | None:

@@ -13,8 +13,8 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Coroutine
-from contextlib import nullcontext
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +36,30 @@ from chslurm.host.screen import find_display
 from chslurm.host.sharedfiles import read_plan
 from chslurm.host.slurm import check_place
 from chslurm.host.steward import Steward
+from chslurm.host.tapfabric import TapFabric, use_site_network
 from chslurm.host.tunnel import Tunnel
 from chslurm.host.workstation import find_memory_folder_warning
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
 from chslurm.network import make_host_network
 from chslurm.phases import CANCEL_SHARES, Phase
-from chslurm.plan import Host, Mode, Plan
+from chslurm.plan import Host, Mode, NetworkKind, Plan
 
 
-def run_node(plan_file: Path, *, cluster_id: str, digest: str, host_number: int | None) -> int:
-    """Run the guests of one host to their end. Returns the task's exit status: 0, or 70 when machinery failed."""
+def run_node(
+    plan_file: Path, *, cluster_id: str, digest: str, host_number: int | None, taps: Sequence[int] = ()
+) -> int:
+    """Run the guests of one host to their end. Returns the task's exit status: 0, or 70 when machinery failed.
+
+    `taps` are those that the launcher has taken, when guests are in a network that root has made.
+    """
     number = host_number or int(os.environ.get("SLURM_PROCID", "0")) + 1
     try:
         plan = read_plan(plan_file, cluster_id=cluster_id, digest=digest)
         host = plan.host(number)
         check_place(plan, host, os.environ)
-        network = make_host_network(number, host.guest_ct, plan.mode, len(plan.hosts))
         # The holder of the namespaces is a fork of this process: made while there is no thread and no event loop.
-        with start_fabric(network, Path(JobDir(Path(plan.job_dir)).out)) as fabric:
+        with _start_fabric(plan, host, taps) as fabric:
             asyncio.run(_live(plan, host, fabric))
     except Exception as error:
         traceback.print_exc()
@@ -64,7 +69,14 @@ def run_node(plan_file: Path, *, cluster_id: str, digest: str, host_number: int 
     return 0
 
 
-async def _live(plan: Plan, host: Host, fabric: Fabric) -> None:
+def _start_fabric(plan: Plan, host: Host, taps: Sequence[int]) -> AbstractContextManager[Fabric | TapFabric]:
+    if plan.network is NetworkKind.SITE:
+        return use_site_network([guest.slot for guest in plan.guests_of(host)], taps)
+    network = make_host_network(host.number, host.guest_ct, plan.mode, len(plan.hosts))
+    return start_fabric(network, Path(JobDir(Path(plan.job_dir)).out))
+
+
+async def _live(plan: Plan, host: Host, fabric: Fabric | TapFabric) -> None:
     await Node(plan, host, fabric).live()
 
 
@@ -76,7 +88,7 @@ def _explained(error: Exception) -> ChslurmError:
 class Node:
     """One host while its guests live."""
 
-    def __init__(self, plan: Plan, host: Host, fabric: Fabric) -> None:
+    def __init__(self, plan: Plan, host: Host, fabric: Fabric | TapFabric) -> None:
         self.plan = plan
         self.host = host
         self.fabric = fabric
@@ -217,10 +229,10 @@ class Node:
         self._wind_down(f"{number.name} came")
 
     def _on_fabric_loss(self) -> None:
-        asyncio.get_running_loop().remove_reader(self.fabric)
         try:
             self.fabric.check()
         except ChslurmError as error:
+            asyncio.get_running_loop().remove_reader(self.fabric)
             self._fail(error)
 
     async def _watch(self) -> None:

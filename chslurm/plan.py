@@ -18,7 +18,7 @@ from chslurm.addresses import AddressLayout, GuestAddress, make_layout
 from chslurm.errors import ChslurmError
 from chslurm.units import LATEST_UNIX_S
 
-PLAN_FORMAT = 2
+PLAN_FORMAT = 3
 """Raised when a field changes its meaning; a host refuses a plan of another format."""
 
 
@@ -45,6 +45,14 @@ class TunnelKind(StrEnum):
     VXLAN = "vxlan"
 
 
+class NetworkKind(StrEnum):
+    """Whose network guests are in. AUTO: one that root has made, where there is one with room, else our own."""
+
+    AUTO = "auto"
+    SITE = "site"
+    ROOTLESS = "rootless"
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """One node of the allocation (or this machine) and the block of guests that runs on it."""
@@ -67,7 +75,7 @@ class Guest:
 
     id: int  # from 0 over the whole cluster
     host: int  # Host.number
-    slot: int  # from 1 on each host
+    slot: int  # from 1 on each host; in a network of the site's the number of the TAP
     cores: int
     ram_mib: int
 
@@ -184,6 +192,8 @@ class Plan:
     disks: Disks
     accelerator: Accelerator
     tunnel: TunnelKind
+    network: NetworkKind  # SITE or ROOTLESS
+    network_reason: str  # why; empty when there was no choice
     vni: int  # VXLAN network identifier, random, 24 bits; 0 when there is only one host
     outside: bool  # guests reach the outside by NAT
     sync: bool  # guests wait for each other at the end of booting, before jobs start

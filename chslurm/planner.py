@@ -23,6 +23,7 @@ from chslurm.plan import (
     Image,
     Job,
     Mode,
+    NetworkKind,
     Plan,
     Share,
     TunnelKind,
@@ -54,6 +55,14 @@ _OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
+class SiteOffer:
+    """What a network that root has made on this host has for us."""
+
+    slots: tuple[int, ...]  # TAPs that are free
+    words: str  # about them, for the user
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What was seen on the machine where the launcher runs."""
 
@@ -66,6 +75,7 @@ class Facts:
     version: str
     cluster_id: str  # 16 random hexadecimal digits
     vni: int  # random
+    site: SiteOffer | None = None  # None: there is no such network
     warnings: tuple[str, ...] = ()
 
 
@@ -73,10 +83,12 @@ def make_plan(request: Request, allocation: Allocation, facts: Facts) -> Plan:
     """Return the plan. Raises UsageError when the request can't be met."""
     sizes, warnings = make_guest_sizes(request, allocation)
     hosts = tuple(_make_hosts(sizes))
+    network, reason = _choose_network(request, allocation, facts, sum(host.guest_ct for host in hosts))
+    taps = facts.site.slots if facts.site and network is NetworkKind.SITE else None
     guests = tuple(
-        Guest(host.first_guest + slot, host.number, slot + 1, size.cores, size.ram_mib)
+        Guest(host.first_guest + index, host.number, taps[index] if taps else index + 1, size.cores, size.ram_mib)
         for host, size in zip(hosts, sizes, strict=True)
-        for slot in range(host.guest_ct)
+        for index in range(host.guest_ct)
     )
     job_dir = request.job_dir or request.job_base / f"{request.job_name}.{facts.now:%Y%m%d_%H%M%S}"
     if request.commit_guest is not None and request.commit_guest >= len(guests):
@@ -101,6 +113,8 @@ def make_plan(request: Request, allocation: Allocation, facts: Facts) -> Plan:
         disks=_make_disks(request, facts),
         accelerator=request.accelerator,
         tunnel=request.tunnel,
+        network=network,
+        network_reason=reason,
         vni=facts.vni if len(hosts) > 1 else 0,
         outside=workstation,
         sync=request.sync,
@@ -114,6 +128,22 @@ def make_plan(request: Request, allocation: Allocation, facts: Facts) -> Plan:
         deadlines=make_deadlines(request, allocation, sizes),
         warnings=(*facts.warnings, *warnings),
     )
+
+
+def _choose_network(request: Request, allocation: Allocation, facts: Facts, guest_ct: int) -> tuple[NetworkKind, str]:
+    """Return whose network guests are in, and why. Raises UsageError when that of --network can't be had."""
+    wanted, offer = request.network, facts.site
+    if wanted is NetworkKind.ROOTLESS or (offer is None and wanted is NetworkKind.AUTO):
+        return NetworkKind.ROOTLESS, "as --network says" if wanted is NetworkKind.ROOTLESS else ""
+    if offer is None or allocation.mode is not Mode.WORKSTATION:
+        hint = "see docs/operators.md, or leave it out"
+        raise UsageError(f"--network {wanted}: root has made no network for guests here", hint=hint)
+    if len(offer.slots) >= guest_ct:
+        return NetworkKind.SITE, f"made by root; {offer.words}"
+    why = f"{offer.words}, {guest_ct} needed"
+    if wanted is NetworkKind.SITE:
+        raise UsageError(f"--network {wanted}: {why}", hint="use fewer guests (-n), or leave it out")
+    return NetworkKind.ROOTLESS, f"that of root has no room: {why}"
 
 
 def _make_hosts(sizes: Iterable[GuestSize]) -> Iterable[Host]:
@@ -242,7 +272,10 @@ def _render_job(job: Job) -> str:
 
 def _render_network(plan: Plan) -> str:
     if plan.outside:
-        return "guests reach each other, by NAT the outside, and of this host only ssh, if it has a server (chguNhost)"
+        why = f"{plan.network} ({plan.network_reason}): " if plan.network_reason else ""
+        also = " and your other guests in it" if plan.network is NetworkKind.SITE else ""
+        reach = "by NAT the outside, and of this host only ssh, if it has a server (chguNhost)"
+        return f"{why}guests reach each other{also}, {reach}"
     if len(plan.hosts) == 1:
         return "guests reach nothing but each other"
     return f"guests reach nothing but each other; {_TUNNELS[plan.tunnel].format(plan.vni)}"

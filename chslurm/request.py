@@ -17,7 +17,7 @@ from typing import TypedDict, TypeVar
 import msgspec
 
 from chslurm.errors import UsageError
-from chslurm.plan import Accelerator, TunnelKind
+from chslurm.plan import Accelerator, NetworkKind, TunnelKind
 from chslurm.units import parse_count, parse_size_mib, parse_time_limit, quote
 
 MAX_DIRECTORIES = 16
@@ -52,6 +52,7 @@ class RawOptions(TypedDict):
     tmp_size: str | None
     accel: str
     tunnel: str
+    network: str
     boot_timeout: str | None
     dry_run: bool
     explain: bool
@@ -81,6 +82,7 @@ NOTHING_ASKED: RawOptions = {
     "tmp_size": None,
     "accel": "auto",
     "tunnel": "auto",
+    "network": "auto",
     "boot_timeout": None,
     "dry_run": False,
     "explain": False,
@@ -123,6 +125,7 @@ class Request:
     tmp_mib: int
     accelerator: Accelerator
     tunnel: TunnelKind
+    network: NetworkKind
     boot_timeout_s: float | None
     dry_run: bool
     explain: bool
@@ -160,6 +163,7 @@ def make_request(options: RawOptions, cwd: PurePath) -> Request:
         tmp_mib=DEFAULT_TMP_MIB if tmp_size is None else parse_size_mib(tmp_size, "--tmp-size", least=_LEAST_TMP_MIB),
         accelerator=_choice(Accelerator, options["accel"], "--accel"),
         tunnel=_choice(TunnelKind, options["tunnel"], "--tunnel"),
+        network=_choice(NetworkKind, options["network"], "--network"),
         boot_timeout_s=None if boot_timeout is None else float(parse_count(boot_timeout, "--boot-timeout")),
         dry_run=options["dry_run"],
         explain=options["explain"],

@@ -2,7 +2,8 @@
 """`ssh_config` of a job directory: with `ssh -F`, `scp -F` and `rsync -e` guests are reached by name (ssh_config(5)).
 
 No port is open anywhere: the connection is made by the guest's host, inside the guests' network, and our ProxyCommand
-is the way there. Who a guest is says the cluster's own authority; the key is the cluster's.
+is the way there. Who a guest is says the cluster's own authority; the key is the cluster's. In a network that root has
+made, guests are reached by their addresses, too, without us.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import PurePath
 
 from chslurm.jobdir import JobDir
 from chslurm.meta import make_guest_name
-from chslurm.plan import Plan
+from chslurm.plan import NetworkKind, Plan
 
 _NAMES_A_LINE = 500
 
@@ -37,14 +38,21 @@ def render_ssh_config(plan: Plan, program: Sequence[str]) -> str:
         ("GSSAPIAuthentication", "no"),
         ("ServerAliveInterval", "15"),
         ("LogLevel", "ERROR"),
-        ("ProxyCommand", proxy),
+        ("ProxyCommand", proxy),  # the last: not for addresses
     )
     text = (
         f"# Guests of cluster {plan.cluster_id}, while it runs: ssh -F {shlex.quote(str(job_dir.ssh_config))} chgu0\n"
     )
     for block in blocks:
-        text += f"Host {' '.join(block)}\n" + "".join(f"    {name} {value}\n" for name, value in settings)
+        text += _render_block(block, settings)
+    if plan.network is NetworkKind.SITE:
+        addresses = [str(plan.address(guest).ip) for guest in plan.guests]
+        text += _render_block(addresses, settings[:-1])
     return text
+
+
+def _render_block(names: Sequence[str], settings: Sequence[tuple[str, str]]) -> str:
+    return f"Host {' '.join(names)}\n" + "".join(f"    {name} {value}\n" for name, value in settings)
 
 
 def _quote(path: PurePath) -> str:

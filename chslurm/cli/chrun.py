@@ -67,6 +67,12 @@ A job may end with the same numbers: run/summary.json in the job directory names
     help="auto, wireguard or vxlan: what joins the hosts of a job. Default: WireGuard where all can.",
 )
 @click.option(
+    "--network",
+    metavar="WHAT",
+    default="auto",
+    help="auto, site (made by root) or rootless. Default: that of root where there is one with room.",
+)
+@click.option(
     "--nosync", is_flag=True, help="Start the job on each guest at once, without waiting for the others to boot."
 )
 @click.option("--cleanup", is_flag=True, help="Delete the guests' overlay disks in the end, too.")

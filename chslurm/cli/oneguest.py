@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from chslurm.cli.entry import run_command
 from chslurm.cli.options import find_current_directory
 from chslurm.errors import UsageError
 
-_OF_STEP = ("plan", "cluster_id", "digest")
+_OF_STEP = ("plan", "cluster_id", "digest", "taps")
 
 _NOT_FOR_ONE = ("image", "guests", "xterm", "my_size", "nosync", "tunnel", "version", "help")
 """Parameters of the launcher that make no sense for a single guest, or are declared anew here."""
@@ -44,6 +45,7 @@ The exit status is that of chrun, see there.
 @click.option("--cluster-id", metavar="ID", hidden=True, help="The cluster that the plan has to be of.")
 @click.option("--digest", metavar="SHA256", hidden=True, help="Digest that the plan's file has to have.")
 @click.option("--host-number", metavar="N", type=click.IntRange(min=1), hidden=True, help="Default: from the rank.")
+@click.option("--taps", metavar="LIST", default="", hidden=True, help="Descriptors of TAPs, of all guests in order.")
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def oneguest(image: str | None, boot: str | None, force: bool, host_number: int | None, **options: Any) -> int:
     """Boot one guest of IMAGE on this machine, as `vcluster -n1` does on a workstation.
@@ -51,13 +53,14 @@ def oneguest(image: str | None, boot: str | None, force: bool, host_number: int 
     With --boot ISO install an operating system into IMAGE instead. (The launcher starts oneguest on every node, too,
     with options of its own.)
     """
-    plan, cluster_id, digest = (options.pop(name) for name in _OF_STEP)
+    plan, cluster_id, digest, taps = (options.pop(name) for name in _OF_STEP)
     if plan is not None:
         if cluster_id is None or digest is None or image is not None:
             raise UsageError("--plan is for the launcher", hint="give an IMAGE")
         from chslurm.node import run_node
 
-        return run_node(Path(plan), cluster_id=cluster_id, digest=digest, host_number=host_number)
+        fds = [int(fd) for fd in taps.split(",") if fd.isdecimal()]
+        return run_node(Path(plan), cluster_id=cluster_id, digest=digest, host_number=host_number, taps=fds)
     if image is None:
         raise click.UsageError("Missing argument 'IMAGE'.")
     if boot is not None:
@@ -80,9 +83,10 @@ def _install(boot: str, image: str, *, force: bool, options: dict[str, Any]) -> 
     from chslurm.install import Installation, install
     from chslurm.request import NOTHING_ASKED, make_request
 
+    asked_for_nothing: Mapping[str, object] = NOTHING_ASKED
     meant = ("cores", "ram", "accel", "vga")
     for name, value in options.items():
-        if name not in meant and value:
+        if name not in meant and value not in (None, asked_for_nothing.get(name)):
             raise UsageError(f"--{name.replace('_', '-')} is for guests, not for --boot", hint="leave it out")
     asked: Any = {**NOTHING_ASKED, **options, "image": image, "guests": "1"}
     request = make_request(asked, find_current_directory())

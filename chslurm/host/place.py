@@ -26,10 +26,11 @@ from chslurm.host.accel import find_qemu
 from chslurm.host.files import read_file_system
 from chslurm.host.process import run
 from chslurm.host.screen import check_display, find_display
+from chslurm.host.sitetaps import find_site_offer
 from chslurm.host.staging import check_job_dir
 from chslurm.host.target import check_target
-from chslurm.plan import Group, Image, Layer, Mode, Plan, User
-from chslurm.planner import Facts, make_plan
+from chslurm.plan import Group, Image, Layer, Mode, NetworkKind, Plan, User
+from chslurm.planner import Facts, SiteOffer, make_plan
 from chslurm.request import Request
 from chslurm.units import quote
 
@@ -70,9 +71,17 @@ def prepare_plan(request: Request, environment: Mapping[str, str] = os.environ) 
         version=chslurm.__version__,
         cluster_id=secrets.token_hex(8),
         vni=1 + secrets.randbelow((1 << 24) - 1),
+        site=_find_site(request, allocation.mode),
         warnings=tuple(_find_risks(request, image, allocation.mode)),
     )
     return make_plan(request, allocation, facts)
+
+
+def _find_site(request: Request, mode: Mode) -> SiteOffer | None:
+    """Look for it last: what is free now may be taken in a moment."""
+    if mode is Mode.CLUSTER or request.network is NetworkKind.ROOTLESS:
+        return None
+    return find_site_offer()
 
 
 def read_allocation(environment: Mapping[str, str] = os.environ) -> Allocation:

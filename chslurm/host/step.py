@@ -39,11 +39,17 @@ _NODE_FAILED = re.compile(r"srun: error: Node failure on (?P<node>\S+)")
 _MAX_TASK = 1 << 16
 
 
-def make_step_argv(plan: Plan, digest: str, environment: Mapping[str, str]) -> list[str]:
-    """Return the command that starts one `oneguest` on every host: through srun, or right here."""
+def make_step_argv(plan: Plan, digest: str, environment: Mapping[str, str], taps: Sequence[int] = ()) -> list[str]:
+    """Return the command that starts one `oneguest` on every host: through srun, or right here.
+
+    `taps` are descriptors that it inherits, of all guests in order, when guests are in a network of root's.
+    """
     task = [sys.executable, "-P", "-m", "chslurm.cli.oneguest", "--plan", str(JobDir(PurePath(plan.job_dir)).plan)]
     task += ["--cluster-id", plan.cluster_id, "--digest", digest]
-    return make_srun_argv(plan, task, environment) if plan.mode is Mode.CLUSTER else [*task, "--host-number", "1"]
+    if plan.mode is Mode.CLUSTER:
+        return make_srun_argv(plan, task, environment)
+    given = ["--taps", ",".join(map(str, taps))] if taps else []
+    return [*task, "--host-number", "1", *given]
 
 
 class Step:
@@ -142,7 +148,11 @@ def _parse_ranks(text: str) -> Iterator[int]:
 
 @contextmanager
 def start_step(
-    argv: Sequence[str | PurePath], names: Sequence[str], log_path: PurePath, beat_s: float
+    argv: Sequence[str | PurePath],
+    names: Sequence[str],
+    log_path: PurePath,
+    beat_s: float,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Step]:
     """Start the step; `names` are the hosts' names in order. In the end it is given no more input and is waited for.
 
@@ -151,7 +161,7 @@ def start_step(
     """
     with open_append(log_path) as log:
         pipe = subprocess.PIPE
-        process = spawn(argv, stdin=pipe, stdout=pipe, stderr=pipe, die_with_parent=False)
+        process = spawn(argv, stdin=pipe, stdout=pipe, stderr=pipe, die_with_parent=False, pass_fds=pass_fds)
         step = Step(process, names, log)
         events = threading.Thread(target=step.read_events, daemon=True)
         errors = threading.Thread(target=step.read_errors, args=(events,), daemon=True)

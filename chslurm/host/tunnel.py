@@ -20,6 +20,7 @@ from chslurm.host.keys import make_token
 from chslurm.host.lines import tell
 from chslurm.host.pathmtu import PathProbe
 from chslurm.host.sharedfiles import read_shared
+from chslurm.host.tapfabric import TapFabric
 from chslurm.host.tunnelport import reserve_tunnel_port
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
@@ -32,7 +33,7 @@ from chslurm.wireguard import HostKeys, choose_tunnel, derive_host_keys
 class Tunnel:
     """One host's part in joining."""
 
-    def __init__(self, plan: Plan, host: Host, fabric: Fabric, keys: ClusterKeys) -> None:
+    def __init__(self, plan: Plan, host: Host, fabric: Fabric | TapFabric, keys: ClusterKeys) -> None:
         self.plan = plan
         self.keys = keys
         self.host = host
@@ -57,6 +58,7 @@ class Tunnel:
         return await self._join_hosts()
 
     async def _join_hosts(self) -> int:
+        assert isinstance(self.fabric, Fabric)
         with reserve_tunnel_port() as port:
             # It answers from before the others know our address.
             probe = PathProbe(port, make_token(self.keys, "path probe"))

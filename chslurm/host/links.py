@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The links of the network namespace we are in, as `ip` tells them: anybody may ask."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from chslurm.host.process import run
+from chslurm.site import Link
+
+_TIMEOUT_S = 10.0
+
+
+def read_links() -> dict[str, Link]:
+    """Return all links by name. Raises ChslurmError when `ip` is missing or refuses."""
+    return {entry["ifname"]: _make_link(entry) for entry in _ask_ip("-details", "link", "show")}
+
+
+def read_addresses() -> dict[str, tuple[str, ...]]:
+    """Return the IPv4 addresses of each link, with prefix. Raises ChslurmError."""
+    return {
+        entry["ifname"]: tuple(f"{info['local']}/{info['prefixlen']}" for info in entry["addr_info"] if info)
+        for entry in _ask_ip("-4", "address", "show")
+    }
+
+
+def has_link(name: str) -> bool:
+    """Say whether there is a link of this name, without starting a program."""
+    return any(name == link for _, link in socket.if_nameindex())
+
+
+def _make_link(entry: dict[str, Any]) -> Link:
+    info = entry.get("linkinfo", {})
+    flags = entry.get("flags", [])
+    return Link(
+        name=entry["ifname"],
+        kind=info.get("info_kind", ""),
+        mac=entry.get("address", ""),
+        master=entry.get("master", ""),
+        up="UP" in flags,
+        carrier="LOWER_UP" in flags,
+        user=str(info.get("info_data", {}).get("user", "")),
+    )
+
+
+def _ask_ip(*words: str) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = json.loads(run(["ip", "-json", *words], timeout_s=_TIMEOUT_S).stdout or "[]")
+    return [entry for entry in listed if entry]

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What root's parts have in common: nothing that a user can write, or made beforehand, is read, followed or relied on.
+
+Settings are read from files that only root can write, up to the root directory. State lies in a folder of root's below
+/run that nobody else can look into; whoever works on it holds it locked. A lock ends with its process, and the folder
+goes with its last file: there is nothing to clean up.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
+
+from chslurm.errors import ChslurmError, UsageError
+from chslurm.host.files import write_file
+
+STATE_FOLDER = Path("/run/chslurm-site")
+
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_BYTES = 64 << 10
+_LOCK_TIMEOUT_S = 20.0
+_WRITABLE = stat.S_IWGRP | stat.S_IWOTH  # with an access list, the group's bits are its mask
+
+
+def forget_environment() -> None:
+    """Keep nothing of what the caller's environment says, for us and all that we start; files are for root alone."""
+    os.environ.clear()
+    os.environ.update({"PATH": _PATH, "LC_ALL": "C.UTF-8", "HOME": "/", "TERM": "dumb"})
+    os.umask(0o077)
+
+
+def read_root_file(path: PurePath) -> str:
+    """Return the text of a file that only root can change. Raises UsageError for one that others could, or a link."""
+    folder = os.open("/", _FOLDER)
+    try:
+        for name in path.parts[1:-1]:
+            folder = _step_down(folder, name, path)
+        return _read(folder, path)
+    finally:
+        os.close(folder)
+
+
+def _step_down(folder: int, name: str, path: PurePath) -> int:
+    try:
+        below = os.open(name, _FOLDER, dir_fd=folder)
+    except OSError as error:
+        raise _refusal(path, f"folder {name}: {_tell(error)}") from error
+    os.close(folder)
+    _check_owner(os.fstat(below), path, f"folder {name}")
+    return below
+
+
+def _read(folder: int, path: PurePath) -> str:
+    try:
+        fd = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        raise _refusal(path, _tell(error)) from error
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise _refusal(path, "not a regular file")
+        _check_owner(found, path, "it")
+        data = file.read(_MOST_BYTES + 1)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise _refusal(path, "not text") from error
+    if len(data) > _MOST_BYTES:
+        raise _refusal(path, f"longer than {_MOST_BYTES} bytes")
+    return text
+
+
+def _check_owner(found: os.stat_result, path: PurePath, what: str) -> None:
+    if found.st_uid != 0 or found.st_mode & _WRITABLE:
+        raise _refusal(path, f"others than root can change {what}", "chown it to root, and chmod go-w")
+
+
+def _tell(error: OSError) -> str:
+    """Of a link the kernel says too many levels, or no directory."""
+    linked = error.errno in (errno.ELOOP, errno.ENOTDIR)
+    return "a symbolic link, or no folder" if linked else str(error.strerror)
+
+
+def _refusal(path: PurePath, why: str, hint: str = "") -> UsageError:
+    return UsageError(f"can't use {path}: {why}", hint=hint)
+
+
+@contextmanager
+def lock_state(folder: Path = STATE_FOLDER) -> Iterator[Path]:
+    """Hold root's folder of state, made if need be, and give it away empty. Raises ChslurmError."""
+    fd = _open_locked(folder)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # not empty
+            os.rmdir(folder)
+        os.close(fd)
+
+
+def write_state(folder: Path, name: str, data: bytes) -> None:
+    """Write a file of the held folder, whole or not at all. Raises ChslurmError."""
+    try:
+        for left in folder.glob(f".{name}.*"):  # of one that was killed while it wrote
+            left.unlink()
+        write_file(folder / name, data)
+    except OSError as error:
+        raise ChslurmError(f"can't write {folder / name}: {error.strerror}") from error
+
+
+def read_state(folder: Path, name: str) -> bytes | None:
+    """Return a file of the held folder; None when there is none."""
+    try:
+        return (folder / name).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def remove_state(folder: Path, name: str) -> None:
+    """Remove a file of the held folder, and what a write that was killed has left of it."""
+    for path in (*folder.glob(f".{name}.*"), folder / name):
+        path.unlink(missing_ok=True)
+
+
+def _open_locked(folder: Path) -> int:
+    until_s = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        fd = _open_folder(folder)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:  # else another has just given it away
+                return fd
+        except BlockingIOError as error:
+            if time.monotonic() > until_s:
+                os.close(fd)
+                hint = "is another start or stop under way?"
+                raise ChslurmError(f"can't lock {folder}: held for {_LOCK_TIMEOUT_S:g} s", hint=hint) from error
+        os.close(fd)
+        time.sleep(0.02)
+
+
+def _open_folder(folder: Path) -> int:
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        fd = os.open(folder, _FOLDER)
+    except OSError as error:
+        raise ChslurmError(f"can't use {folder}: {error.strerror}", hint="remove what is there") from error
+    found = os.fstat(fd)
+    if found.st_uid != 0 or stat.S_IMODE(found.st_mode) != 0o700:
+        os.close(fd)
+        hint = "remove it: somebody else made it"
+        raise ChslurmError(f"can't use {folder}: not root's alone", hint=hint)
+    return fd
