@@ -14,7 +14,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
 
 from chslurm.errors import ChslurmError, UsageError
@@ -38,23 +38,17 @@ def forget_environment() -> None:
 
 def read_root_file(path: PurePath) -> str:
     """Return the text of a file that only root can change. Raises UsageError for one that others could, or a link."""
-    folder = os.open("/", _FOLDER)
-    try:
+    with ExitStack() as opened:
+        folder = os.open("/", _FOLDER)
+        opened.callback(os.close, folder)
         for name in path.parts[1:-1]:
-            folder = _step_down(folder, name, path)
+            try:
+                folder = os.open(name, _FOLDER, dir_fd=folder)
+            except OSError as error:
+                raise _refusal(path, f"folder {name}: {_tell(error)}") from error
+            opened.callback(os.close, folder)
+            _check_owner(os.fstat(folder), path, f"folder {name}")
         return _read(folder, path)
-    finally:
-        os.close(folder)
-
-
-def _step_down(folder: int, name: str, path: PurePath) -> int:
-    try:
-        below = os.open(name, _FOLDER, dir_fd=folder)
-    except OSError as error:
-        raise _refusal(path, f"folder {name}: {_tell(error)}") from error
-    os.close(folder)
-    _check_owner(os.fstat(below), path, f"folder {name}")
-    return below
 
 
 def _read(folder: int, path: PurePath) -> str:
