@@ -30,6 +30,9 @@ _CONNECT_TIMEOUT_S = 20.0
 class TapFabric:
     """The network of the guests here; made by `use_site_network`."""
 
+    warning = ""
+    """As `fabric.Fabric` has one: what root loads is loaded wholly, or there are no TAPs."""
+
     def __init__(self, slots: Sequence[int], taps: Sequence[int]) -> None:
         self._taps = Taps(taps)
         self._guests = {slot: make_site_guest(slot) for slot in slots}

@@ -63,7 +63,7 @@ class Tunnel:
             # It answers from before the others know our address.
             probe = PathProbe(port, make_token(self.keys, "path probe"))
             try:
-                address, obstacle = own_address(self._someone()), self._find_wireguard_obstacle()
+                address, obstacle = own_address(self._someone()), self._find_wireguard_obstacle(self.fabric)
                 self._tell(EventKind.TUNNEL_OFFER, address=address, port=port.getsockname()[1], text=obstacle)
                 peers = await self._read_peers(await self._orders[OrderKind.PEERS])
                 kind = self._choose(peers)
@@ -79,11 +79,11 @@ class Tunnel:
                 self._tell(EventKind.NODE_NOTE, text=text)
         return make_guest_mtu(path_mtu, kind)
 
-    def _find_wireguard_obstacle(self) -> str:
+    def _find_wireguard_obstacle(self, fabric: Fabric) -> str:
         """Raise ChslurmError when this host can't do what it must."""
         if self.plan.tunnel is TunnelKind.VXLAN:
             return ""
-        obstacle = self.fabric.find_wireguard_obstacle()
+        obstacle = fabric.find_wireguard_obstacle()
         if obstacle and self.plan.tunnel is TunnelKind.WIREGUARD:
             hint = "use --tunnel auto, or ask the site for the kernel's module wireguard"
             raise ChslurmError(f"can't make a WireGuard device: {obstacle}", hint=hint)

@@ -12,7 +12,7 @@ from typing import Any
 
 from lab import HERE, OTHER_USER, PACKAGE, TIED, USER, Guest, Lab, Namespace
 
-from chslurm.addresses import make_guest_address
+from chslurm.addresses import make_layout
 
 CONFIG = "/run/charliecloud/config.sh"
 SETTINGS = f"TAP_OWNER={USER}\nFWD_IFACE=eth0\nTAP_CT=3\n"
@@ -99,7 +99,7 @@ class SiteNode:
     def __init__(self, site: Site, slots: Sequence[int], user: int = USER) -> None:
         lab = site.lab
         shutil.copy(HERE / "sitedriver.py", lab.tools)
-        self.guests: list[Guest] = [lab.keep(Guest(make_guest_address(1, slot))) for slot in slots]
+        self.guests: list[Guest] = [lab.keep(Guest(make_layout(1).guest(1, slot))) for slot in slots]
         taps = [guest.tap for guest in self.guests]
         who = ("setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups")
         driver = (*PYTHON, str(lab.tools / "sitedriver.py"), ",".join(map(str, slots)), *map(str, taps))
