@@ -81,6 +81,7 @@ class Machine:
     console: PurePath
     job_output: PurePath
     job_errors: PurePath
+    vhost: bool = False  # the kernel passes packets between the TAP and the guest's memory, not QEMU
     display: str | None = None  # what opens a window with the guest's screen; None: it has no screen
 
     @property
@@ -99,6 +100,7 @@ class Offer:
     firmware: str | None
     kernel: Kernel | None
     display: str | None = None
+    vhost: bool = False
 
 
 def make_machine(plan: Plan, guest: Guest, offer: Offer, root: Disk, temporary: Disk, tap_fd: int) -> Machine:
@@ -122,6 +124,7 @@ def make_machine(plan: Plan, guest: Guest, offer: Offer, root: Disk, temporary: 
         console=job_dir.console(guest.id),
         job_output=job_dir.job_output(guest.id),
         job_errors=job_dir.job_errors(guest.id),
+        vhost=offer.vhost,
         display=offer.display,
     )
 
@@ -164,7 +167,7 @@ def make_qemu_argv(machine: Machine, program: str = "qemu-system-x86_64") -> lis
         *_boot(machine),
         *_disk("root", machine.root),
         *_disk("tmp", machine.temporary),
-        "-netdev", f"tap,id=net,fd={machine.tap_fd}",
+        "-netdev", f"tap,id=net,fd={machine.tap_fd}{',vhost=on' if machine.vhost else ''}",
         "-device", f"virtio-net-pci,netdev=net,mac={machine.mac},romfile=",
         *_ports(machine),
         *(word for share in machine.shares for word in _share(share)),

@@ -21,7 +21,7 @@ from typing import Any
 from chslurm.errors import ChslurmError, ExitCode
 from chslurm.guest import Kernel, Offer, make_machine
 from chslurm.guest_files import make_guest_files
-from chslurm.host.accel import choose_accelerator, find_firmware, find_qemu
+from chslurm.host.accel import choose_accelerator, find_firmware, find_qemu, has_vhost
 from chslurm.host.attachpoint import make_attach_name
 from chslurm.host.attachserver import AttachServer
 from chslurm.host.bundle import read_boot_bundle
@@ -145,12 +145,14 @@ class Node:
         with bundle or nullcontext():
             kernel = Kernel(bundle.kernel_fd, bundle.initrd_fd, bundle.command_line) if bundle else None
             boots = f"kernel {bundle.version} from the image" if bundle else "the image's own boot loader"
-            self._tell(EventKind.NODE_NOTE, text=f"guests run with {accelerator.upper()} ({reason}); {boots}")
+            vhost = has_vhost()
+            packets = "; packets by vhost-net" if vhost else ""
+            self._tell(EventKind.NODE_NOTE, text=f"guests run with {accelerator.upper()} ({reason}); {boots}{packets}")
             self._warn_of_memory_folders()
             firmware = find_firmware() if kernel and not display else None  # the quick one knows no screens
             # SLURM's TERM is for us: to QEMU, which gets it from some process trackers, it would be a pulled plug.
             deaf_to = (signal.SIGTERM,) if self.plan.mode is Mode.CLUSTER else ()
-            offer = Offer(accelerator, firmware, kernel, display)
+            offer = Offer(accelerator, firmware, kernel, display, vhost)
             for guest, tap in zip(self.plan.guests_of(self.host), self.fabric.taps, strict=True):
                 disks = await asyncio.to_thread(make_guest_disks, self.plan, guest)
                 if self._ending or self._failure.done():

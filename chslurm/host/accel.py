@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this host offers: a QEMU, KVM when it truly works, the quick firmware when it is installed."""
+"""What this host offers: a QEMU, KVM and vhost-net when they truly work, the quick firmware when it is installed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from chslurm.plan import Accelerator
 
 _KVM_CREATE_VM = 0xAE01
 """ioctl of linux/kvm.h"""
+
+_VHOST_SET_OWNER = 0xAF01
+"""ioctl of linux/vhost.h"""
 
 _PROGRAMS = ("qemu-system-x86_64", "qemu-kvm", "/usr/libexec/qemu-kvm")
 """The last is where RHEL and its kin have it, and nothing else."""
@@ -57,6 +60,24 @@ def choose_accelerator(wanted: Accelerator) -> tuple[Accelerator, str]:
 def find_firmware() -> str | None:
     """Return the path of qboot, or None: then QEMU takes its own."""
     return next(filter(os.path.isfile, _FIRMWARE), None)
+
+
+def has_vhost() -> bool:
+    """Tell whether the kernel can pass packets to guests by itself, and lets us: it must take us as owner of a device.
+
+    Should QEMU fail to, all the same, it warns in its log and passes them itself.
+    """
+    try:
+        device = os.open("/dev/vhost-net", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.ioctl(device, _VHOST_SET_OWNER)
+    except OSError:
+        return False
+    finally:
+        os.close(device)
+    return True
 
 
 def _kvm_obstacle() -> str | None:

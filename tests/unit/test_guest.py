@@ -56,6 +56,14 @@ def test_a_screen_is_there_when_it_is_asked_for(plan_of: Callable[..., Plan]) ->
         assert "-sandbox" in argv
 
 
+@pytest.mark.parametrize("vhost", [False, True])
+def test_packets_go_by_the_kernel_where_it_offers_that(plan_of: Callable[..., Plan], vhost: bool) -> None:
+    plan = plan_of()
+    offer = Offer(Accelerator.TCG, None, None, vhost=vhost)
+    argv = make_qemu_argv(make_machine(plan, plan.guests[0], offer, Disk("/r"), Disk("/t"), 3))
+    assert argv[argv.index("-netdev") + 1] == f"tap,id=net,fd=3{',vhost=on' if vhost else ''}"
+
+
 def test_kvm_uses_the_hosts_processor(plan_of: Callable[..., Plan]) -> None:
     plan = plan_of()
     machine = make_machine(plan, plan.guests[0], Offer(Accelerator.KVM, None, None), Disk("/r"), Disk("/t"), 3)
