@@ -83,12 +83,21 @@ def test_hosts_fall_back_to_vxlan_and_say_why(lab: Lab) -> None:
     assert here.pings(there.ip)
 
 
-# -- what passes, and who can read it ---------------------------------------------------------------------------------
+# -- what passes, who can read it, and what does not pass -------------------------------------------------------------
 
 
 @both
-def test_guests_talk_and_nobody_on_the_way_can_read_it(lab: Lab, kind: TunnelKind) -> None:
-    nodes, _ = start_two(lab, kind)
+def test_what_passes_and_what_does_not(lab: Lab, kind: TunnelKind) -> None:
+    """One cluster for all of it: it takes long to start inside a guest."""
+    nodes, ends = start_two(lab, kind, host_ct=3)
+    guests_talk_and_nobody_on_the_way_can_read_it(lab, nodes, kind)
+    if kind is TunnelKind.WIREGUARD:
+        keys_are_in_no_log_and_on_no_command_line(nodes)
+    what_is_forged_under_a_hosts_address_and_port_is_dropped(nodes, ends, kind)
+    a_host_speaks_for_its_own_guests_only(nodes, kind)
+
+
+def guests_talk_and_nobody_on_the_way_can_read_it(lab: Lab, nodes: list[Node], kind: TunnelKind) -> None:
     (here,), (there,) = (node.guests for node in nodes)
     mtu = 1500 - OVERHEAD[kind]
     here.set_mtu(mtu + 1)
@@ -106,9 +115,7 @@ def test_guests_talk_and_nobody_on_the_way_can_read_it(lab: Lab, kind: TunnelKin
     assert (seen["readable"] > 0) == (kind is TunnelKind.VXLAN), seen
 
 
-@needs_wireguard
-def test_keys_are_in_no_log_and_on_no_command_line(lab: Lab) -> None:
-    nodes, _ = start_two(lab, TunnelKind.WIREGUARD)
+def keys_are_in_no_log_and_on_no_command_line(nodes: list[Node]) -> None:
     keys = derive_host_keys(SECRET.encode(), CLUSTER_ID, 1, (1, 2))
     words = nodes[0].logs()
     for pid in nodes[0].helpers().values():
@@ -119,21 +126,24 @@ def test_keys_are_in_no_log_and_on_no_command_line(lab: Lab) -> None:
         assert form not in words
 
 
-# -- what does not pass -----------------------------------------------------------------------------------------------
-
-
-@needs_wireguard
-def test_with_another_key_nothing_passes(lab: Lab) -> None:
-    nodes, _ = start_two(lab, TunnelKind.WIREGUARD, secrets=(SECRET, "another secret"))
+def what_is_forged_under_a_hosts_address_and_port_is_dropped(nodes: list[Node], ends: Ends, kind: TunnelKind) -> None:
+    """The filters of the underside let it in: it comes from host 2's address and port."""
     (here,), (there,) = (node.guests for node in nodes)
-    for guest, other in ((here, there), (there, here)):
-        assert not arrives(other, lambda guest=guest, other=other: guest.pings(other.ip))  # type: ignore[misc]
+    assert there.pings(here.ip)
+    (_, address, port), (_, _, source_port), *_ = ends
+
+    def forge(data: bytes) -> bool:
+        forging = nodes[1].on.python("forge", source_port, address, port, data.hex())
+        return arrives(here, lambda: (forging.communicate(timeout=20), nodes[1].on.sh("sleep 0.5")))
+
+    assert forge(forge_vxlan(here.ip, there.ip)) == (kind is TunnelKind.VXLAN)
+    handshake, transport = b"\x01\0\0\0" + bytes(144), b"\x04\0\0\0" + bytes(60)
+    assert not any(forge(data) for data in (handshake, transport, b"words"))
+    assert there.pings(here.ip)
 
 
-@both
-def test_a_host_speaks_for_its_own_guests_only(lab: Lab, kind: TunnelKind) -> None:
+def a_host_speaks_for_its_own_guests_only(nodes: list[Node], kind: TunnelKind) -> None:
     """Host 2, taken over, sends under its own key as a guest of host 3."""
-    nodes, _ = start_two(lab, kind, host_ct=3)
     (here,), (there,) = (node.guests for node in nodes)
     assert arrives(here, lambda: there.pings(here.ip))
     inside = ("nsenter", "--target", str(nodes[1].holder), "--net")
@@ -144,22 +154,12 @@ def test_a_host_speaks_for_its_own_guests_only(lab: Lab, kind: TunnelKind) -> No
     assert arrives(here, lambda: there.pings(here.ip))
 
 
-@both
-def test_what_is_forged_under_a_hosts_address_and_port_is_dropped(lab: Lab, kind: TunnelKind) -> None:
-    """The filters let it in: it comes from host 2's address and port."""
-    nodes, ends = start_two(lab, kind)
+@needs_wireguard
+def test_with_another_key_nothing_passes(lab: Lab) -> None:
+    nodes, _ = start_two(lab, TunnelKind.WIREGUARD, secrets=(SECRET, "another secret"))
     (here,), (there,) = (node.guests for node in nodes)
-    assert there.pings(here.ip)
-    (_, address, port), (_, _, source_port) = ends
-
-    def forge(data: bytes) -> bool:
-        forging = nodes[1].on.python("forge", source_port, address, port, data.hex())
-        return arrives(here, lambda: (forging.communicate(timeout=20), nodes[1].on.sh("sleep 0.5")))
-
-    assert forge(forge_vxlan(here.ip, there.ip)) == (kind is TunnelKind.VXLAN)
-    handshake, transport = b"\x01\0\0\0" + bytes(144), b"\x04\0\0\0" + bytes(60)
-    assert not any(forge(data) for data in (handshake, transport, b"words"))
-    assert there.pings(here.ip)
+    for guest, other in ((here, there), (there, here)):
+        assert not arrives(other, lambda guest=guest, other=other: guest.pings(other.ip))  # type: ignore[misc]
 
 
 def forge_vxlan(to: str, sender: str) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -22,8 +21,9 @@ pytestmark = pytest.mark.real
 
 TESTS = Path(__file__).parent.parent
 PROGRAMS = ("/usr/sbin/nft", "/usr/bin/pasta")
-NOT_NEEDED = shutil.ignore_patterns(
-    "mypy*", "*mypyc*", "pip*", "setuptools*", "PIL", "pillow*", "mkdocs*", "ruff*", "pkg_resources", "__pycache__"
+NOT_NEEDED = (
+    *("mypy*", "*mypyc*", "ruff*", "hypothesis*", "_hypothesis*", "importlinter", "grimp", "xdist", "pytest_xdist*"),
+    *("pip", "setuptools", "pkg_resources", "PIL", "pillow*", "mkdocs*", "jinja2", "tzdata", "ast_serialize"),
 )
 
 RUN = """#!/bin/bash
@@ -33,14 +33,15 @@ set -e
 tar -C / -xf /ch/data1/programs.tar
 ldconfig
 modprobe tun
-mkdir -p /dev/net /tmp/run
-cp -r /ch/data1/packages /ch/data1/tests /ch/data1/pyproject.toml /tmp/run
+mkdir -p /dev/net /tmp/run/packages
+tar -C /tmp/run/packages -xf /ch/data1/packages.tar  # with what has been compiled: that takes long under emulation
+tar -C /tmp/run -xf /ch/data1/tests.tar
 chmod -R a+rX /tmp/run
 cd /tmp/run
-export PYTHONPATH=/tmp/run/packages PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH=/tmp/run/packages
 modinfo -F description wireguard
 python3 -m pytest --import-mode=importlib -p no:cacheprovider --timeout=200 -v tests/kernel/test_wireguard.py \
-    -k 'not vxlan]'  # those attacks have been tried where the tests run that need no guest
+    -k 'wireguard] or another_key'  # the rest has been tried where the tests run that need no guest
 """
 
 
@@ -54,15 +55,18 @@ def pack_programs(archive: Path) -> None:
     subprocess.run([*argv, f"--file={archive}", *PROGRAMS, *sorted(libraries)], check=True)
 
 
+def pack(archive: Path, folder: Path, *names: str) -> None:
+    exclude = [f"--exclude=./{name}" for name in NOT_NEEDED]
+    subprocess.run(["tar", "--create", f"--file={archive}", f"--directory={folder}", *exclude, *names], check=True)
+
+
 @pytest.mark.timeout(900)
 def test_hosts_joined_by_wireguard(box: Box) -> None:
     data = box.folder / "data"
     data.mkdir()
     pack_programs(data / "programs.tar")
-    shutil.copytree(sysconfig.get_path("platlib"), data / "packages", ignore=NOT_NEEDED)
-    shutil.copytree(TESTS / "kernel", data / "tests" / "kernel", ignore=NOT_NEEDED)
-    shutil.copy(TESTS / "conftest.py", data / "tests")
-    shutil.copy(TESTS.parent / "pyproject.toml", data)
+    pack(data / "packages.tar", Path(sysconfig.get_path("platlib")), ".")
+    pack(data / "tests.tar", TESTS.parent, "pyproject.toml", "tests/kernel")
     user = pwd.getpwnam(box.user)
     for path in (data, *data.rglob("*")):
         os.chown(path, user.pw_uid, user.pw_gid)
@@ -72,4 +76,4 @@ def test_hosts_joined_by_wireguard(box: Box) -> None:
     output = (box.folder / "c" / "out" / "0_job.out").read_text()
     assert done.returncode == 0, output + done.stdout + done.stderr
     assert "skipped" not in output, output
-    assert re.search(r"^=+ 6 passed, 3 deselected in", output, re.M), output
+    assert re.search(r"^=+ 2 passed, 2 deselected in", output, re.M), output
