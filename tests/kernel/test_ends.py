@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from lab import PACKAGE, USER, Lab, Node, is_alive, is_gone, join, kill
@@ -38,11 +39,15 @@ def test_orderly_end(node: Node) -> None:
 @pytest.mark.parametrize("victim", ["node", "holder", "joiner"])
 def test_no_process_survives_the_death_of_one(node: Node, victim: str) -> None:
     pids = node.helpers()
-    namespaces = {os.readlink(f"/proc/{node.holder}/ns/{kind}") for kind in ("user", "net")}
-    kill(pids[victim])
-    for name, pid in pids.items():
-        assert is_gone(pid), name
-    assert not namespaces & inhabited_namespaces()
+    paths = [f"/proc/{node.holder}/ns/{kind}" for kind in ("user", "net")]
+    namespaces = {os.readlink(path) for path in paths}
+    with contextlib.ExitStack() as stack:
+        for path in paths:  # open: else others, that run beside us, may get their numbers
+            stack.enter_context(Path(path).open("rb"))
+        kill(pids[victim])
+        for name, pid in pids.items():
+            assert is_gone(pid), name
+        assert not namespaces & inhabited_namespaces()
 
 
 @pytest.mark.parametrize(("victim", "told"), [("holder", "holder"), ("joiner", " has ended: killed by SIGKILL")])
