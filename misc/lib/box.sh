@@ -109,8 +109,12 @@ END
 }
 
 # Compare this machine with the snapshot in the box, or make that.
-residue() { # snapshot | compare
-    python3 "$repo/misc/lib/residue.py" "$1" "$BOX" "${BOX_USERS[@]}"
+residue() { # snapshot | compare [USER]
+    if (($# == 2)); then
+        python3 "$repo/misc/lib/residue.py" compare-user "$BOX" "$2"
+    else
+        python3 "$repo/misc/lib/residue.py" "$1" "$BOX" "${BOX_USERS[@]}"
+    fi
 }
 
 box_up() { # NODES KILL_WAIT MTU

@@ -9,7 +9,7 @@ shopt -s inherit_errexit
 repo=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" # where sudo, su and cron often do not look
 
-BOX_USERS=(chuser chother) # the ordinary users; the first is the usual one
+BOX_USERS=(chuser chother chthird) # the ordinary users; the first is the usual one
 
 state_dir() { # where venvs and images are kept
     if [[ -n ${CHSLURM_STATE:-} ]]; then

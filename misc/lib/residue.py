@@ -2,6 +2,7 @@
 """Find what tests and users of slurm-box left behind: compare the machine with a snapshot of it.
 
 Usage: residue.py snapshot|compare BOX USER...
+       residue.py compare-user BOX USER      only what is USER's, while others use the box
 
 A snapshot is a JSON object, key -> text for people, with one entry for each thing there is. What has a key that the
 snapshot lacks is a left-over.
@@ -53,11 +54,15 @@ def iterate_ancestors() -> Iterator[int]:
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def find_namespaces(users: dict[int, str], box: Path) -> Things:
-    """Network and user namespaces that belong to the users or hold a process of the box, and all that have a name."""
-    for name in Path("/run/netns").glob("*"):
+def find_namespaces(users: dict[int, str], box: Path, *, theirs: bool) -> Things:
+    """Network and user namespaces that belong to the users, or hold a process of the box, and all that have a name.
+
+    When only what is `theirs` counts: the first.
+    """
+    names = [] if theirs else Path("/run/netns").glob("*")
+    for name in names:
         yield f"netns {name.name}", f"network namespace /run/netns/{name.name}"
-    inside = {file.stat().st_ino for file in box.glob("ns/*")}
+    inside = set() if theirs else {file.stat().st_ino for file in box.glob("ns/*")}
     for proc in Path("/proc").glob("[0-9]*"):
         try:
             is_inside = any((proc / "ns" / kind).stat().st_ino in inside for kind in ("mnt", "uts"))
@@ -102,7 +107,7 @@ def find_files(users: dict[int, str], box: Path) -> Things:
                 pending.append(entry.path)
 
 
-def find_in_node(node: str, box: Path, users: dict[int, str]) -> Things:
+def find_in_node(node: str, box: Path, users: dict[int, str], *, theirs: bool) -> Things:
     """Links, mounts, nft tables and sockets of one node; of this machine when `node` is empty."""
     entry = [
         "nsenter", f"--net=/run/netns/chbox-{node}", f"--mount={box}/ns/{node}.mnt", "--"
@@ -112,7 +117,7 @@ def find_in_node(node: str, box: Path, users: dict[int, str]) -> Things:
     shown = subprocess.run([*entry, "sh", "-c", show], capture_output=True, text=True, errors="replace", check=False)
     sections = dict(part.split("\n", 1) for part in ("\n" + shown.stdout).split("\n== ")[1:])
     where = f" on {node}" if node else ""
-    for key, text in read_sections(sections, box, None if node else users):
+    for key, text in read_sections(sections, box, None if node and not theirs else users):
         yield f"{node} {key}", text + where
 
 
@@ -141,19 +146,20 @@ def read_sections(sections: dict[str, str], box: Path, users: dict[int, str] | N
                 yield f"unix {path[0]}", f"unix socket {path[0]}"
 
 
-def find_all(users: dict[int, str], box: Path) -> dict[str, str]:
-    """Everything there is now."""
-    things = {**dict(find_processes(users)), **dict(find_namespaces(users, box)), **dict(find_files(users, box))}
+def find_all(users: dict[int, str], box: Path, *, theirs: bool = False) -> dict[str, str]:
+    """Everything there is now; without sockets and namespaces of others when only what is `theirs` counts."""
+    things = {**dict(find_processes(users)), **dict(find_files(users, box))}
+    things |= find_namespaces(users, box, theirs=theirs)
     for node in ["", *sorted(file.stem for file in box.glob("ns/*.mnt"))]:
-        things |= find_in_node(node, box, users)
+        things |= find_in_node(node, box, users, theirs=theirs)
     return things
 
 
-def find_left_overs(users: dict[int, str], box: Path, before: dict[str, str]) -> list[str]:
+def find_left_overs(users: dict[int, str], box: Path, before: dict[str, str], *, theirs: bool) -> list[str]:
     """The texts of what is there now and was not before, after giving the kernel time to settle."""
     deadline = time.monotonic() + SETTLE_S
     while True:
-        left = sorted(text for key, text in find_all(users, box).items() if key not in before)
+        left = sorted(text for key, text in find_all(users, box, theirs=theirs).items() if key not in before)
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(POLL_S)
@@ -167,7 +173,7 @@ def main() -> int:
     if command == "snapshot":
         snapshot.write_text(json.dumps(find_all(users, Path(box))))
         return 0
-    left = find_left_overs(users, Path(box), json.loads(snapshot.read_text()))
+    left = find_left_overs(users, Path(box), json.loads(snapshot.read_text()), theirs=command == "compare-user")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # names of files are any bytes
     print("\n".join(" ".join(text.split())[:LINE_LENGTH] for text in left) or "nothing is left")
     return 1 if left else 0

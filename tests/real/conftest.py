@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from realbox import Box, start_box
+from realbox import Box, choose_user, start_box
 
 
 @pytest.fixture(scope="session")
@@ -21,5 +21,5 @@ def box_program() -> str:
 @pytest.fixture
 def box(box_program: str) -> Iterator[Box]:
     """The box with an empty folder of the user's. Afterwards nothing may be left on any node."""
-    with start_box(box_program, os.environ.get("CHSLURM_USER", "chuser")) as box:
+    with start_box(box_program, choose_user()) as box:
         yield box

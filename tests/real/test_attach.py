@@ -88,6 +88,7 @@ def log_in(screen: Screen, guest: int) -> None:
     screen.see(PROMPT)
 
 
+@pytest.mark.alone
 def test_three_nodes_from_the_login_node(box: Box) -> None:
     with start_cluster(box, "salloc", "-N3", "chrun", guests=3) as job:
         check_commands_on_guests(box)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from realbox import Box, Job, Result, start_box
+from realbox import Box, Job, Result, choose_user, start_box
 
 pytestmark = pytest.mark.real
 
@@ -45,7 +45,7 @@ ODD_NAMES = [
 @pytest.fixture(scope="module")
 def box(box_program: str) -> Iterator[Box]:
     """One folder for all tests here, full of what is not what it should be. No test may leave anything in it."""
-    with start_box(box_program, os.environ.get("CHSLURM_USER", "chuser")) as box:
+    with start_box(box_program, choose_user()) as box:
         make_bad_things(box)
         yield box
 
@@ -53,7 +53,7 @@ def box(box_program: str) -> Iterator[Box]:
 @pytest.fixture
 def empty_box(box_program: str) -> Iterator[Box]:
     """A folder of its own for a test that starts something."""
-    with start_box(box_program, os.environ.get("CHSLURM_USER", "chuser")) as box:
+    with start_box(box_program, choose_user()) as box:
         yield box
 
 

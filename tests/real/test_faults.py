@@ -194,6 +194,7 @@ def kill_wait(request: pytest.FixtureRequest, box_program: str) -> Iterator[int]
     subprocess.run([box_program, "up"], check=True, capture_output=True)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_scancel_at_any_moment_leaves_nothing(box: Box, kill_wait: int, moment: str) -> None:
     script = "#!/bin/bash\nsleep 1\n" if moment == "shutdown" else SAVE

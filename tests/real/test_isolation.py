@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from realbox import Box, Job, start_box, wait_for
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 OPEN, LOOPBACK = 7801, 7802  # ports of services on each machine: on all its addresses, and on its loopback
 PORTS = (22, 53, 111, 6817, 6818, OPEN, LOOPBACK)  # ssh, names, rpcbind, slurmctld, slurmd

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from realbox import Box, Job, Result, start_box, wait_for
+from realbox import Box, Job, Result, choose_user, start_box, wait_for
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 SCRIPT = r"""#!/bin/bash
 printf '\033]0;evil\007\033[31mred\033[0m on %s \033[2J\342\200\256\n' "$(hostname)"
@@ -34,7 +34,7 @@ WHERE = ("login", "cn002", "cn003")
 @pytest.fixture(scope="module")
 def job(box_program: str) -> Iterator[Job]:
     """A batch job on two nodes, whose script runs on both guests until `data/stop` is there."""
-    with start_box(box_program, os.environ.get("CHSLURM_USER", "chuser")) as box:
+    with start_box(box_program, choose_user()) as box:
         script = box.write("job.sh", SCRIPT)
         (box.folder / "data").mkdir()
         os.chown(box.folder / "data", *box._ids())

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from realbox import Box
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 NODES = ("cn001", "cn002", "cn003")
 VXLAN, WIREGUARD = 50, 60  # bytes that they add over IPv4

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from realbox import Box, Job, Result, start_box
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 SCRIPT = Path(__file__).parent.parent.parent / "misc" / "network-w-linux"
 OUTSIDE = "203.0.113.2"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 Result = subprocess.CompletedProcess[str]
 
@@ -115,6 +115,9 @@ def test_ended_jobs_can_be_looked_up() -> None:
         ["on", "cn999", "true"],
         ["on", "../cn001", "true"],
         ["run", "--user", "nobody2", "true"],
+        ["residue", "chuser"],
+        ["residue", "--user"],
+        ["residue", "--user", "root"],
     ]
     + [["up", "-n", number] for number in ("", "0", "-1", "3.5", "4;", "201", "9223372036854775808")],
 )
@@ -139,6 +142,19 @@ def test_residue_finds_processes(entry: str, before: set[str]) -> None:
     assert f"process {pid} of chuser: sleep 300" in found
     namespaces = {f"{kind} namespace of process {pid}" for kind in ("net", "user")}
     assert namespaces & found == (namespaces if entry else set())
+
+
+def test_residue_of_one_user_is_his_alone() -> None:
+    entry = "unshare --user --net sleep 300 >/dev/null 2>&1 & echo $!"
+    pid = int(box("on", "cn001", "--user", "chother", "--", "sh", "-c", entry).stdout)
+    try:
+        told = {user: box("residue", "--user", user) for user in ("chuser", "chother")}
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    assert (told["chuser"].returncode, told["chuser"].stdout) == (0, "nothing is left\n")
+    assert told["chother"].returncode == 1
+    assert f"process {pid} of chother" in told["chother"].stdout
+    assert f"net namespace of process {pid}" in told["chother"].stdout
 
 
 @pytest.mark.parametrize("folder", ["/tmp", "/var/tmp", "/dev/shm"])

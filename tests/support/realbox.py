@@ -25,6 +25,21 @@ Result = subprocess.CompletedProcess[str]
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # what runs under nohup hears of no hang-up, nor does what it starts
 
 
+_WORKERS = {"gw0": "chother", "gw1": "chthird"}
+"""Whose the tests of each of pytest's workers are. chuser is the reader of the documentation, too, in one of them."""
+
+
+def is_shared() -> bool:
+    """Whether other tests use the box at the same time."""
+    return "PYTEST_XDIST_WORKER" in os.environ
+
+
+def choose_user() -> str:
+    """Return the ordinary user whom the tests of this process work as."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    return _WORKERS[worker] if worker else os.environ.get("CHSLURM_USER", "chuser")
+
+
 @dataclass(frozen=True)
 class Box:
     """The SLURM of this machine, as one of its ordinary users uses it."""
@@ -64,8 +79,9 @@ class Box:
         return Job(self, done.stdout.strip())
 
     def residue(self) -> str:
-        """What is left on the machine, empty when nothing is."""
-        done = subprocess.run([self.program, "residue"], capture_output=True, text=True, timeout=60, check=False)
+        """What is left on the machine, empty when nothing is; of this user when others use the box beside us."""
+        argv = [self.program, "residue", *(["--user", self.user] if is_shared() else [])]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
         return "" if done.returncode == 0 else done.stdout
 
     def _ids(self) -> tuple[int, int]:
