@@ -117,12 +117,15 @@ def find_in_node(node: str, box: Path, users: dict[int, str], *, theirs: bool) -
     shown = subprocess.run([*entry, "sh", "-c", show], capture_output=True, text=True, errors="replace", check=False)
     sections = dict(part.split("\n", 1) for part in ("\n" + shown.stdout).split("\n== ")[1:])
     where = f" on {node}" if node else ""
-    for key, text in read_sections(sections, box, None if node and not theirs else users):
+    things = dict(read_sockets(sections, box, None if node and not theirs else users))
+    if not theirs:
+        things |= read_roots(sections, box)
+    for key, text in things.items():
         yield f"{node} {key}", text + where
 
 
-def read_sections(sections: dict[str, str], box: Path, users: dict[int, str] | None) -> Things:
-    """What the tables of one node say. Sockets of others than the users count only when `users` is None."""
+def read_roots(sections: dict[str, str], box: Path) -> Things:
+    """What only root can make on a node: links, mounts, tables of nft."""
     for line in sections["net/dev"].splitlines()[2:]:
         link = line.split(":", 1)[0].strip()
         yield f"link {link}", f"link {link}"
@@ -133,6 +136,10 @@ def read_sections(sections: dict[str, str], box: Path, users: dict[int, str] | N
     for table in re.split(r"^(?=table )", sections["nft"], flags=re.MULTILINE):
         if table.strip():
             yield f"nft {table}", f"nft {table.splitlines()[0].rstrip(' {')}"
+
+
+def read_sockets(sections: dict[str, str], box: Path, users: dict[int, str] | None) -> Things:
+    """Sockets of one node. Those of others than the users count only when `users` is None."""
     for name in SOCKET_TABLES:
         for line in sections[f"net/{name}"].splitlines()[1:]:
             local, state, uid = (line.split()[field] for field in (1, 3, 7))
@@ -147,7 +154,7 @@ def read_sections(sections: dict[str, str], box: Path, users: dict[int, str] | N
 
 
 def find_all(users: dict[int, str], box: Path, *, theirs: bool = False) -> dict[str, str]:
-    """Everything there is now; without sockets and namespaces of others when only what is `theirs` counts."""
+    """Everything there is now; only what certainly belongs to the users when only what is `theirs` counts."""
     things = {**dict(find_processes(users)), **dict(find_files(users, box))}
     things |= find_namespaces(users, box, theirs=theirs)
     for node in ["", *sorted(file.stem for file in box.glob("ns/*.mnt"))]:
