@@ -48,6 +48,9 @@ class Realm:
     tunnel: str = "vx0"
     outside: str = "up0"
     shared: bool = False  # the namespace has other links, which these rules leave alone
+    relays: tuple[int, ...] = ()
+    """Ports of the gateway to which root's rules lead what guests ask at 53 and 22: they show in a bridge, too, if it
+    asks iptables (br_netfilter)."""
 
     @property
     def subnet(self) -> IPv4Network:

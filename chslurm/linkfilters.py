@@ -189,6 +189,9 @@ def _to_gateway(realm: Realm) -> str:
     relayed = """
         meta l4proto { tcp, udp } th dport 53 accept
         tcp dport 22 accept"""
+    if realm.relays:
+        ports = ", ".join(map(str, realm.relays))
+        relayed += f"\n        meta l4proto {{ tcp, udp }} th dport {{ {ports} }} accept"
     return f"""\
     chain to_gateway {{
         icmp type {{ echo-request, echo-reply, destination-unreachable, time-exceeded }} accept

@@ -34,7 +34,7 @@ GUESTS_NETNS = "@guests"
 
 _LOGGED_LINES, _LOGGED_COLUMNS = 40, 400
 
-_BRIDGE_OPTIONS = f"stp_state 0 forward_delay 0 mcast_snooping 0 group_fwd_mask {1 << 14}"
+BRIDGE_OPTIONS = f"stp_state 0 forward_delay 0 mcast_snooping 0 group_fwd_mask {1 << 14}"
 """LLDP (01:80:c2:00:00:0e) is to be passed on, not taken: only then does the bridge ask its filters, which drop it."""
 
 
@@ -168,7 +168,7 @@ def _bridge(realm: Realm) -> str:
     return join_lines(
         [
             "link set dev lo up",
-            f"link add br0 address {make_mac(realm.gateway)} type bridge {_BRIDGE_OPTIONS}",
+            f"link add br0 address {make_mac(realm.gateway)} type bridge {BRIDGE_OPTIONS}",
             f"addr add {realm.gateway}/{realm.layout.prefix_bits} brd + dev br0",
             "link set dev br0 up",
             *(f"link set dev {guest.tap} master br0 up" for guest in realm.guests),

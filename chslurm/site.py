@@ -15,8 +15,10 @@ from ipaddress import IPv4Interface
 
 from chslurm.addresses import GuestAddress, make_layout, make_mac
 from chslurm.errors import ChslurmError, UsageError
-from chslurm.network import Tool
-from chslurm.sitefilters import FAMILIES, NAMES_PORT, SSH_PORT, SiteRealm, make_site_filters, make_table_removal
+from chslurm.filters import Realm
+from chslurm.network import BRIDGE_OPTIONS, Tool
+from chslurm.plan import Mode
+from chslurm.sitefilters import NAMES_PORT, SSH_PORT, SiteRealm, make_site_filters, make_table_removal, name_tables
 from chslurm.units import parse_count, quote
 
 CONFIG_FILE = "/etc/charliecloud/config.sh"
@@ -36,8 +38,10 @@ _SETTING = re.compile(
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}", re.ASCII)
 _LINK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}", re.ASCII)
 _TAP = re.compile(r"chtap([1-9][0-9]{0,2})", re.ASCII)
-_LISTS = "list tables\nlist chains\n" + "".join(f"list table {family} {TABLE}\n" for family in FAMILIES)
+_TABLES = name_tables(TABLE)
+_LISTS = "list tables\nlist chains\n" + "".join(f"list table {family} {table}\n" for family, table in _TABLES)
 _TABLE = re.compile(rf"{TABLE}(_[a-z]+)?", re.ASCII)
+_FAMILIES = frozenset(family for family, _ in _TABLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,7 @@ def make_steps(site: Site) -> tuple[SiteStep, ...]:
     """Return what makes the network, in order. Until the last step no link of it is up."""
     taps = [guest.tap for guest in site.guests]
     links = [
-        f"link add {BRIDGE} address {_bridge_mac()} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+        f"link add {BRIDGE} address {_bridge_mac()} type bridge {BRIDGE_OPTIONS}",
         *(f"tuntap add dev {tap} mode tap user {site.owner_uid} vnet_hdr" for tap in taps),
         *(f"link set dev {link} addrgenmode none" for link in (BRIDGE, *taps)),
     ]
@@ -200,7 +204,7 @@ def find_own_links(links: Mapping[str, Link]) -> tuple[str, ...]:
 
 def find_own_tables(tables: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Return family and name of those tables that are ours."""
-    return tuple((family, name) for family, name in tables if family in FAMILIES and _TABLE.fullmatch(name))
+    return tuple((family, name) for family, name in tables if family in _FAMILIES and _TABLE.fullmatch(name))
 
 
 def check_addresses(addresses: Mapping[str, Sequence[str]]) -> None:
@@ -236,7 +240,7 @@ def render_site(site: Site, verb: str) -> str:
     """Return what root runs for a verb as text for `--explain`, as if all of the network was there to be removed."""
     links = [*(guest.tap for guest in site.guests), BRIDGE]
     removal = make_link_removal(links, site.forward_to if site.guarded else "")
-    removal = (*removal, make_rule_removal((family, TABLE) for family in FAMILIES))
+    removal = (*removal, make_rule_removal(_TABLES))
     steps = {
         "start": make_steps(site),
         "stop": removal,
@@ -260,19 +264,16 @@ def make_relay_ports(slot: int) -> dict[int, int]:
 
 
 def _make_realm(site: Site) -> SiteRealm:
-    return SiteRealm(
+    relays = sorted(port for guest in site.guests for port in make_relay_ports(guest.ip.packed[3]).values())
+    realm = Realm(
+        *(_LAYOUT, _HOST, Mode.WORKSTATION, site.guests),
         table=TABLE,
         bridge=BRIDGE,
-        gateway=_LAYOUT.gateway(_HOST),
-        gateway_mac=_bridge_mac(),
-        subnet=_LAYOUT.subnet(_HOST),
-        guests=site.guests,
-        forward_to=site.forward_to,
-        owner_uid=site.owner_uid,
-        guarded=site.guarded,
-        names_port=FIRST_NAMES_PORT,
-        ssh_port=FIRST_SSH_PORT,
+        outside=site.forward_to,
+        shared=True,
+        relays=tuple(relays),
     )
+    return SiteRealm(realm, site.owner_uid, site.guarded, FIRST_NAMES_PORT, FIRST_SSH_PORT)
 
 
 def _bridge_mac() -> str:

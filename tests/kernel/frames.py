@@ -10,7 +10,7 @@ BROADCAST = "ff:ff:ff:ff:ff:ff"
 IP, ARP, RARP, VLAN, IPV6, QINQ = 0x0800, 0x0806, 0x8035, 0x8100, 0x86DD, 0x88A8
 LLDP, EAPOL = 0x88CC, 0x888E
 ICMP, TCP, UDP = 1, 6, 17
-SYN, ACK = 0x02, 0x10
+SYN, RST, ACK = 0x02, 0x04, 0x10
 
 
 def make_frame(to: str, sender: str, kind: int, payload: bytes, tags: tuple[tuple[int, int], ...] = ()) -> bytes:

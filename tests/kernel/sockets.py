@@ -8,7 +8,8 @@ sockets.py ask dns|dns-tcp SERVER 53                 prints the address of outsi
 sockets.py sniff LINK WORDS                          prints what has passed when it gets TERM: see `sniff`
 sockets.py forge PORT ADDRESS PORT HEX               sends a datagram under a port that somebody else has
 sockets.py tap FD [NAME]                             makes a TAP, eth0, and sends its descriptor to socket FD
-sockets.py witnesses FD                              sends descriptors of sockets that get what reaches this namespace
+sockets.py witnesses FD LINK...                      sends descriptors of sockets that get what reaches this namespace
+sockets.py speaker FD                                sends the descriptor of a socket for datagrams
 """
 
 from __future__ import annotations
@@ -126,14 +127,21 @@ def tap(fd: str, name: str = "eth0") -> None:
         socket.send_fds(parent, [b"x"], [device])
 
 
-def witnesses(fd: str) -> None:
-    """The bridge's own socket, one for each protocol that ends at a port, and IP's behind all filters."""
-    bridge = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-    bridge.bind(("br0", _ETH_P_ALL))
+def witnesses(fd: str, *names: str) -> None:
+    """A socket of each link, one for each protocol that ends at a port, and IP's behind all filters."""
+    links = [socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL)) for _ in names]
+    for link, name in zip(links, names, strict=True):
+        link.bind((name, _ETH_P_ALL))
     ports = [socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind)) for kind in _LINK_LOCAL_TYPES]
     stack = [socket.socket(socket.AF_INET, socket.SOCK_RAW, number) for number in _IP_PROTOCOLS]
     with socket.socket(fileno=int(fd)) as parent:
-        socket.send_fds(parent, [b"x"], [end.fileno() for end in (bridge, *ports, *stack)])
+        socket.send_fds(parent, [b"x"], [end.fileno() for end in (*links, *ports, *stack)])
+
+
+def speaker(fd: str) -> None:
+    """It is whoever's has opened it."""
+    with socket.socket(fileno=int(fd)) as parent, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+        socket.send_fds(parent, [b"x"], [end.fileno()])
 
 
 if __name__ == "__main__":
@@ -144,5 +152,6 @@ if __name__ == "__main__":
         "forge": forge,
         "tap": tap,
         "witnesses": witnesses,
+        "speaker": speaker,
     }
     what[sys.argv[1]](*sys.argv[2:])

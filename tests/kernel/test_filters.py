@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 from forbidden import make_forbidden, make_random
 from frames import BROADCAST, LLDP, make_frame
 from lab import Lab, Namespace, join
+from mutation import find_idle_rules, make_changes
 from shots import make_large, make_rightful
 from wire import Wire
 
@@ -59,62 +58,15 @@ def test_no_rule_chain_or_table_is_what_everything_hangs_on(wire: Wire, mode: Mo
 
     And what is right: it passes wherever filters have become fewer, and each rule that lets something pass is needed.
     """
-    forbidden = make_forbidden(mode)
-    rightful = make_rightful(mode)
-    right = {shot.name: shot.reaches for shot in rightful}
-    idle = []
     wire.restore()
     rules = wire.read_rules("rule")
-    for change in list(make_changes(wire)):
-        wire.restore()
-        wire.nft(change.text)
-        leaks = {name: ends for name, ends in wire.fire(forbidden).items() if ends}
-        assert leaks == {}, change
-        rightful = make_rightful(mode)  # new ones, which nobody tracks as known
-        lost = {name for name, ends in wire.fire(rightful).items() if ends < right[name]}
-        if change.opens:
-            assert lost <= change.may_lose, change
-        elif not lost:
-            idle.append(change.what)
+    nat = {"inet chslurm": NEEDS_NAT} if mode is Mode.WORKSTATION else {}
+    changes = list(make_changes(wire, NOT_NEEDED_BY_SHOTS, nat))
+    idle = find_idle_rules(wire, changes, make_forbidden(mode), lambda: make_rightful(mode), wire.restore)
     assert idle == [], "rules that nothing right needs"
-    wire.restore()
-    assert wire.fire(rightful) == right
+    rightful = make_rightful(mode)
+    assert wire.fire(rightful) == {shot.name: shot.reaches for shot in rightful}
     assert wire.read_rules("rule") == rules
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Something broken in the rules: `opens` says that filters have become fewer by it."""
-
-    what: str
-    text: str
-    opens: bool
-    may_lose: frozenset[str] = frozenset()
-
-
-def make_changes(wire: Wire) -> Iterator[Change]:
-    """Every way to break the rules that are loaded. Loaded anew, they have the same handles."""
-    for table in wire.read_rules("table"):
-        name = f"{table['family']} {table['name']}"
-        nat = NEEDS_NAT if name == "inet chslurm" and wire.link == "up0" else frozenset[str]()
-        yield Change(f"no table {name}", f"delete table {name}", opens=True, may_lose=nat)
-    for chain in wire.read_rules("chain"):
-        if chain.get("type") == "filter" and chain["policy"] == "drop":
-            place = f"{chain['family']} {chain['table']} {chain['name']}"
-            yield Change(f"{place} lets all pass", f"insert rule {place} accept", opens=True)
-    for rule in wire.read_rules("rule"):
-        place = f"{rule['family']} {rule['table']} {rule['chain']}"
-        words = find_words(wire.list_table(rule["family"], rule["table"]), rule["handle"])
-        opens = words.endswith((" drop", " notrack")) or f"{place}: {words}".startswith(NOT_NEEDED_BY_SHOTS)
-        yield Change(f"{place}: {words}", f"delete rule {place} handle {rule['handle']}", opens)
-
-
-def find_words(table: list[str], handle: int) -> str:
-    """The rule of this handle as people read it."""
-    heads = ("table ", "set ", "chain ")
-    found = [line for line in table if line.endswith(f" # handle {handle}") and not line.startswith(heads)]
-    (words,) = (line.partition(" # handle ")[0] for line in found)
-    return words
 
 
 def test_a_frame_larger_than_links_take_does_not_pass(wire: Wire, mode: Mode) -> None:

@@ -9,16 +9,13 @@ eight bytes in them.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
 import os
 import select
 import socket
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from firing import FRAME_MAX, VNET_HEADER, FiringRange, Shot, open_ends
 from lab import Lab
 
 from chslurm.addresses import make_mac
@@ -28,25 +25,12 @@ from chslurm.network import UPLINK_GATEWAY, HostNetwork, Place, Step, Tool, make
 from chslurm.plan import Mode
 from chslurm.tunnel import Peer, make_tunnel_steps
 
+__all__ = ["BEYOND_MAC", "Shot", "Wire"]
+
 BEYOND_MAC = "02:02:00:00:00:01"  # of whoever is at the far end of `beyond`
-_VNET_HEADER = bytes(10)  # of frames of a TAP: no offload
-_FRAME_MAX = 70000
-
-Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Shot:
-    """A frame with a name: where it is sent from, and where it must arrive, and nowhere else."""
-
-    name: str
-    source: str
-    frame: bytes
-    mark: bytes
-    reaches: frozenset[str] = frozenset()
-
-
-class Wire:
+class Wire(FiringRange):
     """The product's network of one host, started as a user does, with all that it loads later, too."""
 
     def __init__(self, lab: Lab, mode: Mode, slots: int = 4) -> None:
@@ -58,8 +42,9 @@ class Wire:
         self.later = self._make_later_steps(mode)
         self.beyond = self._open("tap", self.link)[0]
         self._prepare()
-        bridge, *others = self._open("witnesses")
+        bridge, *others = self._open("witnesses", "br0")
         self._bridge = socket.socket(fileno=bridge)
+        self.links = {bridge: self._bridge}
         self._stack = [socket.socket(fileno=fd) for fd in others]
         lab.stack.callback(self._close)
 
@@ -74,86 +59,47 @@ class Wire:
             rules[:3] = [make_packet_filters(realm), make_tap_filters(realm), make_bridge_filters(realm)]
         self.nft("flush ruleset\n" + "".join(rules))
 
-    def nft(self, text: str) -> None:
-        """Let nft do `text`."""
-        self._inside(["nft", "-f", "-"], text)
-
-    def read_rules(self, kind: str) -> list[Json]:
-        """What is loaded: every `table`, `chain` or `rule`."""
-        found = json.loads(self._inside(["nft", "-j", "list", "ruleset"]))["nftables"]
-        return [item[kind] for item in found if kind in item]
-
-    def list_table(self, family: str, table: str) -> list[str]:
-        """A table as people read it, with handles."""
-        return [line.strip() for line in self._inside(["nft", "-a", "list", "table", family, table]).splitlines()]
-
     def set_mtu(self, mtu: int) -> None:
         """Let bridge and TAPs take packets of this size."""
         links = ["br0", *(guest.tap for guest in self.network.guests)]
-        self._inside(["ip", "-batch", "-"], "\n".join(f"link set {link} mtu {mtu}" for link in links))
+        self.inside(["ip", "-batch", "-"], "\n".join(f"link set {link} mtu {mtu}" for link in links))
 
     def add_foreign_bridge(self) -> Callable[[bytes], bytes]:
         """Make a bridge with two ports that are none of ours; return what sends a frame from one to the other."""
-        self._inside(["ip", "link", "add", "foreign0", "type", "bridge"])
+        self.inside(["ip", "link", "add", "foreign0", "type", "bridge"])
         ends = [self._open("tap", f"foreign{number}")[0] for number in (1, 2)]
         links = "\n".join(f"link set foreign{number} master foreign0 up" for number in (1, 2))
-        self._inside(
+        self.inside(
             ["ip", "-batch", "-"], f"link set foreign0 type bridge forward_delay 0\nlink set foreign0 up\n{links}"
         )
         self._foreign = ends
 
         def send(frame: bytes) -> bytes:
-            os.write(ends[0], _VNET_HEADER + frame)
+            os.write(ends[0], VNET_HEADER + frame)
             ready = select.select([ends[1]], [], [], 0.2)[0]
-            return os.read(ends[1], _FRAME_MAX).removeprefix(_VNET_HEADER) if ready else b""
+            return os.read(ends[1], FRAME_MAX).removeprefix(VNET_HEADER) if ready else b""
 
         return send
 
     # -- frames -------------------------------------------------------------------------------------------------------
 
-    def fire(self, shots: Iterable[Shot]) -> dict[str, frozenset[str]]:
-        """Send all of them; return by name where each arrived."""
-        waiting = list(shots)
-        arrived: dict[str, set[str]] = {shot.name: set() for shot in waiting}
-        for start in range(0, len(waiting), 50):  # no queue gets full
-            self._drain()
-            for before, shot in itertools.pairwise([waiting[start], *waiting[start : start + 50]]):
-                if shot.source != before.source:  # what was sent elsewhere may be what it answers
-                    self.node.ask("settle")
-                self._send(shot)
-            self.node.ask("settle")
-            for end, frame in self._drain():
-                for shot in waiting[start : start + 50]:
-                    if shot.mark in frame:
-                        arrived[shot.name].add(end)
-        return {name: frozenset(ends) for name, ends in arrived.items()}
-
-    def _send(self, shot: Shot) -> None:
+    def send(self, shot: Shot) -> None:
         match shot.source:
             case "bridge":
                 self._bridge.send(shot.frame)
             case "beyond":
-                os.write(self.beyond, _VNET_HEADER + shot.frame)
+                os.write(self.beyond, VNET_HEADER + shot.frame)
             case guest:
-                self.node.ports[int(guest.removeprefix("guest")) - 1].ours.send(_VNET_HEADER + shot.frame)
+                self.node.ports[int(guest.removeprefix("guest")) - 1].ours.send(VNET_HEADER + shot.frame)
 
-    def _drain(self) -> list[tuple[str, bytes]]:
-        """Every frame that has arrived anywhere, with where."""
+    def settle(self) -> None:
+        self.node.ask("settle")
+
+    def list_ends(self) -> dict[int, str]:
         ends: dict[int, str] = {port.ours.fileno(): f"guest{slot}" for slot, port in enumerate(self.node.ports, 1)}
         ends[self.beyond] = "beyond"
         ends[self._bridge.fileno()] = "bridge"
-        ends |= {end.fileno(): "node" for end in self._stack}
-        found = []
-        while ready := select.select(list(ends), [], [], 0)[0]:
-            for fd in ready:
-                if fd == self._bridge.fileno():
-                    frame, origin = self._bridge.recvfrom(_FRAME_MAX)
-                    if origin[2] == socket.PACKET_OUTGOING:
-                        continue
-                else:
-                    frame = os.read(fd, _FRAME_MAX)
-                found.append((ends[fd], frame))
-        return found
+        return ends | {end.fileno(): "node" for end in self._stack}
 
     # -- set-up -------------------------------------------------------------------------------------------------------
 
@@ -171,37 +117,32 @@ class Wire:
         """
         gateway = self.network.gateway
         mac = make_mac(gateway, kind=1)
-        self._inside(["ip", "link", "set", self.link, "address", mac])
+        self.inside(["ip", "link", "set", self.link, "address", mac])
         rules = [step for step in self.later if (step.place, step.tool) == (Place.GUESTS, Tool.NFT)]
         links = [step for step in self.later if (step.place, step.tool) == (Place.GUESTS, Tool.IP)]
         for step in rules:
             self.nft(step.text)
         for step in links:
-            self._inside(["ip", "-force", "-batch", "-"], step.text)
+            self.inside(["ip", "-force", "-batch", "-"], step.text)
         sysctls = [
             f"net.ipv4.conf.{link}.{key}"
             for link in ("all", "br0", self.link)
             for key in ("rp_filter=0", "accept_local=1", "route_localnet=1")
         ]
-        self._inside(["sysctl", "-qw", *sysctls, "net.ipv4.icmp_ratemask=0"])
+        self.inside(["sysctl", "-qw", *sysctls, "net.ipv4.icmp_ratemask=0"])
         far = UPLINK_GATEWAY if self.link == "up0" else "172.22.2.254"
         lines = [f"neigh replace {far} lladdr {BEYOND_MAC} dev {self.link} nud permanent"]
         known = [f"neigh replace {g.ip} lladdr {g.mac} dev br0 nud permanent" for g in self.network.guests]
-        self._inside(["ip", "-batch", "-"], "\n".join([*lines, *known]))
+        self.inside(["ip", "-batch", "-"], "\n".join([*lines, *known]))
         ports = [f"fdb replace {g.mac} dev {g.tap} master static sticky" for g in self.network.guests[:3]]
-        self._inside(["bridge", "-batch", "-"], "\n".join(ports))
+        self.inside(["bridge", "-batch", "-"], "\n".join(ports))
 
-    def _open(self, *words: str) -> Sequence[int]:
+    def _open(self, kind: str, *words: str) -> Sequence[int]:
         """Descriptors of what `sockets.py` opens in the guests' namespace."""
-        ours, theirs = socket.socketpair()
-        kind, *rest = words
-        script = [os.fspath(self.node.tools / "sockets.py"), kind, str(theirs.fileno()), *rest]
-        with ours, theirs:
-            argv = self.node.on.argv(*self._entering(), "python3", *script)
-            subprocess.run(argv, pass_fds=[theirs.fileno()], check=True, timeout=20)
-            return socket.recv_fds(ours, 1, 20)[1]
+        inside = self.node.on.argv(*self._entering())
+        return open_ends(inside, [os.fspath(self.node.tools / "sockets.py"), kind, *words])
 
-    def _inside(self, argv: Sequence[str], text: str = "") -> str:
+    def inside(self, argv: Sequence[str], text: str = "") -> str:
         argv = ["nsenter", "--target", str(self.node.holder), "--net", *argv]
         done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=20, check=False)
         assert done.returncode == 0, (argv, done.stderr)
