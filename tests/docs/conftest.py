@@ -15,6 +15,7 @@ import pytest
 from reading import Reader
 from realbox import Box, start_box
 from terminals import start_screen, start_tmux
+from workstation import start_workstation
 
 TOP = Path(__file__).parent.parent.parent
 DOCS = TOP / "docs"
@@ -37,7 +38,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         shutil.chown(screen.authority, box.folder.stat().st_uid)
         stack.enter_context(_world(box))
         tmux = stack.enter_context(start_tmux(tmp_path_factory.mktemp("tmux")))
-        reader = Reader(box, tmux, screen, home, Path(pictures) if pictures else None)
+        workstation = stack.enter_context(start_workstation(box, home))
+        reader = Reader(box, tmux, screen, home, Path(pictures) if pictures else None, workstation)
         yield reader
         print("\n".join(reader.log))
 
@@ -65,6 +67,8 @@ def _furnish(box: Box) -> Path:
     home = box.folder / "home"
     shutil.copytree(TOP / "examples", home / "chslurm" / "examples")
     shutil.copytree(TOP / "sbatch-templates", home / "chslurm" / "sbatch-templates")
+    (home / "chslurm" / "misc").mkdir()
+    shutil.copy(TOP / "misc" / "network-w-linux", home / "chslurm" / "misc")
     (home / "vm").mkdir()
     subprocess.run(["cp", "--reflink=auto", "--sparse=always", box.image, str(home / "vm" / "image.qcow2")], check=True)
     (home / ".Xdefaults").write_text(_XRESOURCES)

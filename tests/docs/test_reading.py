@@ -43,7 +43,7 @@ def pretender(monkeypatch: pytest.MonkeyPatch) -> Reader:
     for name in ("_STEP_TIMEOUT_S", "_GOES_ON_TIMEOUT_S", "_PROMPT_TIMEOUT_S"):
         monkeypatch.setattr(reading, name, 0.5)
     nothing: Any = None
-    reader = Reader(nothing, nothing, nothing, Path("/nowhere"), None)
+    reader = Reader(nothing, nothing, nothing, Path("/nowhere"), None, nothing)
     reader._places["host"] = Pretence()
     return reader
 

@@ -40,6 +40,14 @@ three
 ```{.console .host .not-run title="needs root"}
 $ sudo reboot
 ```
+
+```{.console .root}
+# true
+```
+
+```{.console .own2}
+# no prompt of this place
+```
 """
 
 
@@ -56,6 +64,8 @@ def test_blocks_pictures_and_sections() -> None:
     assert three.items == (
         Block(27, "guest0", (Step(28, "", "", ("three",)), Step(29, "^", "^C", ())), False, ""),
         Block(32, "host", (Step(33, "$ ", "sudo reboot", ()),), False, "needs root"),
+        Block(36, "root", (Step(37, "# ", "true", ()),), False, ""),
+        Block(40, "own2", (Step(41, "", "", ("# no prompt of this place",)),), False, ""),
     )
 
 

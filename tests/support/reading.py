@@ -15,11 +15,16 @@ from pictures import take_picture
 from realbox import Box, wait_for
 from terminals import COLUMNS, ROWS, Screen, Terminal, Tmux, Window, Xterm
 from tutorialtext import KEYS, Block, Picture, Section, Step
+from workstation import Workstation
 
 HOME = "/home/chuser"
 """What pages show for the folder that is the reader's home in a test."""
 
-_PROMPTS = {"$ ": re.compile(r"(?:\^C)?\$"), "> ": re.compile(r"charlie@chgu\d+:\S*\$")}
+_PROMPTS = {
+    "$ ": re.compile(r"(?:\^C)?\$"),
+    "# ": re.compile(r"(?:\^C)?#"),
+    "> ": re.compile(r"charlie@chgu\d+:\S*\$"),
+}
 """What the last line is when a command can be typed; a program that Ctrl-C has ended may leave the line at the ^C."""
 
 _STEP_TIMEOUT_S = 180.0
@@ -48,6 +53,7 @@ class Reader:
     screen: Screen
     home: Path
     pictures: Path | None  # where pictures are kept
+    workstation: Workstation
     _places: dict[str, Terminal] = field(default_factory=dict)
     _runs: dict[int, _Run] = field(default_factory=dict)  # by the identity of a terminal
     lost: str = ""  # the section at which the reader gave up
@@ -93,9 +99,9 @@ class Reader:
 
     def _find_place(self, place: str) -> Terminal:
         if place not in self._places:
-            if not place.startswith("host"):
+            if place.startswith("guest"):
                 pytest.fail(f"nothing shows the console of {place}")
-            self._places[place] = self._open_host(place)
+            self._places[place] = self._open_host(place) if place.startswith("host") else self._open_own(place)
         return self._places[place]
 
     def _open_host(self, name: str) -> Window:
@@ -103,6 +109,11 @@ class Reader:
         words = [f"{name}={value}" for name, value in settings.items()]
         run = [self.box.program, "run", "--user", self.box.user, "--"]
         return self.tmux.open(name, [*run, "env", "-C", str(self.home), *words, "bash", "--norc"])
+
+    def _open_own(self, name: str) -> Window:
+        """A terminal of the user, or of root, on the host that is theirs."""
+        argv = self.workstation.make_shell("root" if name == "root" else self.box.user)
+        return self.tmux.open(name, argv)
 
     def _learn_places(self, terminal: Terminal, typed: str) -> None:
         """Where the console of a guest is after a command."""

@@ -4,15 +4,17 @@
 A block of a page that is run says where it runs:
 
     ```{.console .host}        a terminal on the host; `host2`, `host3` are further ones
+    ```{.console .own}         a terminal on a host that is the reader's own; `own2`, `own3` are further ones
+    ```{.console .root}        a terminal of root there
     ```{.console .guest0}      the console of a guest, in whatever window the reader has it
     ```{.console .host .goes-on}               its last command does not end with it
     ```{.console .host .not-run title="WHY"}   not run, and the reader sees why
 
     ```{.text .message}        messages, or parts of a script, that are only quoted
 
-In it `$ ` (host), `> ` (guest) and `NAME login: ` begin lines that are typed; a line that ends with a backslash, typed
-or shown, goes on in the next one. `^C` and `^]q` alone on a line are keys. All else is what the terminal shows, and a
-block that begins with such lines shows more of what runs there.
+In it `$ ` (host), `# ` (root), `> ` (guest) and `NAME login: ` begin lines that are typed; a line that ends with a
+backslash, typed or shown, goes on in the next one. `^C` and `^]q` alone on a line are keys. All else is what the
+terminal shows, and a block that begins with such lines shows more of what runs there.
 
 A picture `img/PLACE-NAME.png` is taken where it stands: of PLACE, or of the whole `screen`.
 """
@@ -28,7 +30,8 @@ KEYS = {"^C": ("C-c",), "^]q": ("C-]", "q")}
 
 _FENCE = re.compile(r"^(?P<fence>```+)(?P<info>.*)$")
 _INFO = re.compile(
-    r'\{\.console \.(?P<place>host[2-9]?|guest[0-9])(?P<marks>(?: \.[a-z-]+)*)(?: title="(?P<why>[^"]+)")?\}'
+    r"\{\.console \.(?P<place>(?:host|own)[2-9]?|root|guest[0-9])"
+    r'(?P<marks>(?: \.[a-z-]+)*)(?: title="(?P<why>[^"]+)")?\}'
 )
 _QUOTED = re.compile(r"\{\.text \.message\}|sh")
 _PICTURE = re.compile(r"^!\[(?P<text>[^]]+)\]\(img/(?P<file>(?P<place>screen|host[2-9]?)-[a-z-]+\.png)\)$")
@@ -111,17 +114,17 @@ def _parse_block(number: int, info: str, body: list[tuple[int, str]]) -> Block:
         raise PageError(f"line {number}: the block does not say where it runs: {info!r}")
     if ("not-run" in marks) != bool(found["why"]):
         raise PageError(f"line {number}: a block that is not run needs a title that says why, and no other has one")
-    steps = tuple(_parse_steps(body))
+    steps = tuple(_parse_steps(body, ("# ",) if found["place"] == "root" else ("$ ", "> ")))
     if not steps:
         raise PageError(f"line {number}: the block is empty")
     return Block(number, found["place"], steps, "goes-on" in marks, found["why"] or "")
 
 
-def _parse_steps(body: list[tuple[int, str]]) -> Iterator[Step]:
+def _parse_steps(body: list[tuple[int, str]], prompts: tuple[str, ...]) -> Iterator[Step]:
     start, prompt, typed, shown = 0, "", "", list[str]()
     unfinished = False
     for number, line in body:
-        begins = _read_input(line)
+        begins = _read_input(line, prompts)
         if unfinished:
             typed = f"{typed} {line.strip()}"
         elif begins is not None:
@@ -141,11 +144,11 @@ def _parse_steps(body: list[tuple[int, str]]) -> Iterator[Step]:
         yield Step(start, prompt, typed, tuple(shown))
 
 
-def _read_input(line: str) -> tuple[str, str] | None:
+def _read_input(line: str, prompts: tuple[str, ...]) -> tuple[str, str] | None:
     """Return prompt and typed text of a line that is typed."""
     if line in KEYS:
         return "^", line
-    for prompt in ("$ ", "> "):
+    for prompt in prompts:
         if line.startswith(prompt):
             return prompt, line[2:]
     login = _LOGIN.match(line)
