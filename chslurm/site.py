@@ -24,7 +24,7 @@ from chslurm.units import parse_count, quote
 CONFIG_FILE = "/etc/charliecloud/config.sh"
 BRIDGE = "chbr0"
 TABLE = "chslurm_w"
-DEFAULT_TAP_CT, MOST_TAPS = 4, 64
+DEFAULT_TAP_CT, MOST_TAPS = 4, 253
 
 FIRST_NAMES_PORT, FIRST_SSH_PORT = 17000, 17300
 """Plus the number of a TAP: where a cluster answers its guest's questions for names, and passes on its ssh. Below the

@@ -51,6 +51,7 @@ Say = Callable[[str], None]
 
 _STATE = "workstation.json"
 _SYSCTL = Path("/proc/sys")
+_IP_TIMEOUT_S = 30.0  # the kernel takes 20 ms to delete a link
 _ARGV = {Tool.IP: ("ip", "-batch", "-"), Tool.NFT: ("nft", "-f", "-")}
 
 
@@ -173,7 +174,8 @@ def _do(step: SiteStep) -> None:
         if step.tool is Tool.SYSCTL:
             _write_sysctls(step.text)
         else:
-            run(_ARGV[step.tool], input_text=step.text, timeout_s=NFT_TIMEOUT_S)
+            timeout_s = NFT_TIMEOUT_S if step.tool is Tool.NFT else _IP_TIMEOUT_S
+            run(_ARGV[step.tool], input_text=step.text, timeout_s=timeout_s)
     except (ChslurmError, OSError) as error:
         raise ChslurmError(f"can't do the step {step.what!r}: {error}") from error
 

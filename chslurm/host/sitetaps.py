@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import pwd
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 
 from chslurm.errors import ChslurmError
 from chslurm.host.links import has_link, read_links
@@ -28,22 +30,26 @@ class TapTaken(ChslurmError):
 
 
 def find_site_offer() -> SiteOffer | None:
-    """Return the TAPs that this user can have on this host now; None where root has made no network."""
+    """Return the TAPs that this user can have on this host now; None where root has made no network.
+
+    None is opened for that: whoever looks at the same time would take it for one in use.
+    """
     if not has_link(BRIDGE):
         return None
     links = [link for link in read_links().values() if find_slot(link.name) and link.master == BRIDGE and link.up]
-    slots = sorted(slot for link in links if (slot := find_slot(link.name)))
-    free, refusals = [], list[int]()
-    for slot in slots:
-        try:
-            os.close(open_site_tap(make_tap_name(slot)))
-            free.append(slot)
-        except OSError as error:
-            refusals.append(error.errno or 0)
-    used, foreign = refusals.count(errno.EBUSY), len(refusals) - refusals.count(errno.EBUSY)
-    counts = ((used, "in use"), (foreign, "of another user"))
-    words = [f"{len(free)} of {len(slots)} TAPs free", *(f"{count} {what}" for count, what in counts if count)]
+    names = _own_names()
+    owned = [link for link in links if link.user in names]
+    free = sorted(slot for link in owned if not link.carrier and (slot := find_slot(link.name)))
+    counts = ((len(owned) - len(free), "in use"), (len(links) - len(owned), "of another user"))
+    words = [f"{len(free)} of {len(links)} TAPs free", *(f"{count} {what}" for count, what in counts if count)]
     return SiteOffer(tuple(free), ", ".join(words))
+
+
+def _own_names() -> set[str]:
+    """How `ip` may call us."""
+    with suppress(KeyError):
+        return {str(os.getuid()), pwd.getpwuid(os.getuid()).pw_name}
+    return {str(os.getuid())}
 
 
 class Taps:

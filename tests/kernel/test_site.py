@@ -307,6 +307,15 @@ def test_two_at_once_take_turns(site: Site) -> None:
     assert site.snapshot() == before
 
 
+def test_as_many_taps_as_a_network_has_addresses(site: Site) -> None:
+    before = site.snapshot()
+    site.write_settings(SETTINGS.replace("TAP_CT=3", "TAP_CT=253"))
+    assert site.start().stdout == "up: chbr0 with 253 TAPs of nobody, NAT to eth0\n"
+    assert site.do("status").returncode == 0
+    site.stop()
+    assert site.snapshot() == before
+
+
 def test_only_root(site: Site) -> None:
     done = site.as_user(USER, *PYTHON, "-m", "chslurm.cli.main", "net", "workstation", "status")
     assert done.returncode == 70

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from lab import Lab
-from sitelab import OTHER_USER, USER, Site, SiteNode
+from sitelab import OTHER_USER, PYTHON, USER, Site, SiteNode
 
 OUTSIDE = "198.51.100.1"
 GATEWAY = "172.22.1.254"
@@ -69,6 +69,8 @@ def test_owner_and_root_reach_guests_from_the_host_and_nobody_else(site: Site) -
     assert site.asks(USER, guest.ip, 7005) == "guest"
     assert site.asks(0, guest.ip, 7005) == "guest"
     assert site.asks(OTHER_USER, guest.ip, 7005) == ""
+    pings = [site.as_user(user, "ping", "-c1", "-W2", guest.ip).returncode for user in (USER, 0, OTHER_USER)]
+    assert (pings[:2], pings[2] != 0) == ([0, 0], True)
     connect = f"import socket; socket.create_connection(('{guest.ip}', 7005), 5)"
     told = site.as_user(OTHER_USER, "python3", "-c", connect).stderr
     told = told or site.as_user(OTHER_USER, "/usr/bin/python3", "-c", connect).stderr
@@ -133,6 +135,16 @@ def test_a_guest_is_held_to_its_own_addresses(site: Site) -> None:
     guest.sh(f"ip link set eth0 down; ip link set eth0 up; {default}")
     assert guest.pings(GATEWAY)
     assert "0 received" in guest.run("ping", "-6", "-L", "-c2", "-W1", "ff02::1%eth0").stdout
+
+
+def test_taps_on_offer_are_those_that_are_free_and_ours(site: Site) -> None:
+    join(site, 2)
+    ask = "from chslurm.host.sitetaps import find_site_offer as f; print(f())"
+    offers = [site.as_user(user, *PYTHON, "-c", ask).stdout for user in (USER, OTHER_USER)]
+    assert offers[0] == "SiteOffer(slots=(1, 3), words='2 of 3 TAPs free, 1 in use')\n"
+    assert offers[1] == "SiteOffer(slots=(), words='0 of 3 TAPs free, 3 of another user')\n"
+    site.stop()
+    assert site.as_user(USER, *PYTHON, "-c", ask).stdout == "None\n"
 
 
 def test_two_clusters_have_taps_and_addresses_of_their_own(site: Site) -> None:

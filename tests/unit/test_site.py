@@ -96,7 +96,7 @@ def test_forms_of_a_value(value: str) -> None:
         "FWD_IFACE=chtap1",
         "FWD_IFACE=a234567890123456",
         "TAP_CT=0",
-        "TAP_CT=65",
+        "TAP_CT=254",
         "TAP_CT=-1",
         "TAP_CT=1.0",
     ],
