@@ -124,12 +124,16 @@ def test_the_owner_reaches_his_guests_from_the_host_and_nobody_else_does(box: Bo
         check_own_key(box)
         check_others(box, other)
         check_guest(box)
-        check_second(box, site)
-        assert reach(box, "c", "172.22.1.1", "sudo", "shutdown", "-h", "now") is not None
-        said, _ = head.communicate(timeout=90)
-    assert head.returncode == 0, said
-    assert "network:       site (made by root; 3 of 3 TAPs free): guests reach each other and your other" in said
-    assert "outside by NAT of this host, through chbr0" in said
+        with start_cluster(box, "d", 1) as second:
+            check_second(box, site)
+            reach(box, "c", "172.22.1.1", "sudo", "shutdown", "-h", "now")
+            said, _ = head.communicate(timeout=90)
+            assert head.returncode == 0, said
+            assert (
+                "network:       site (made by root; 3 of 3 TAPs free): guests reach each other and your other" in said
+            )
+            assert "outside by NAT of this host, through chbr0" in said
+            check_end(site, second)
 
 
 def check_own_key(box: Box) -> None:
@@ -166,15 +170,22 @@ def check_guest(box: Box) -> None:
 
 def check_second(box: Box, site: Site) -> None:
     """A second cluster has the TAP that is left; for a third there is none, and it says so."""
-    with start_cluster(box, "d", 1):
-        assert reach(box, "d", "172.22.1.3", "hostname") == "chgu0"
-        assert reach(box, "c", "172.22.1.3", "hostname") != "chgu0"  # no key of the other cluster is good there
-        assert "in use by guests: chtap1, chtap2, chtap3\n" in site.do("status").stdout
-        third = json.loads(box("vcluster", "-n2", "--dry-run", box.image).stdout)
-        assert third["network"] == "rootless"
-        assert third["network_reason"] == "that of root has no room: 0 of 3 TAPs free, 3 in use, 2 needed"
-        forced = box("vcluster", "-n2", "--network=site", "--dry-run", box.image)
-        assert (forced.returncode, "0 of 3 TAPs free" in forced.stderr) == (64, True)
+    assert reach(box, "d", "172.22.1.3", "hostname") == "chgu0"
+    assert reach(box, "c", "172.22.1.3", "hostname") != "chgu0"  # no key of the other cluster is good there
+    assert "in use by guests: chtap1, chtap2, chtap3\n" in site.do("status").stdout
+    third = json.loads(box("vcluster", "-n2", "--dry-run", box.image).stdout)
+    assert third["network"] == "rootless"
+    assert third["network_reason"] == "that of root has no room: 0 of 3 TAPs free, 3 in use, 2 needed"
+    forced = box("vcluster", "-n2", "--network=site", "--dry-run", box.image)
+    assert (forced.returncode, "0 of 3 TAPs free" in forced.stderr) == (64, True)
+
+
+def check_end(site: Site, second: subprocess.Popen[str]) -> None:
+    """A cluster whose network root takes away ends, and says so."""
+    assert "guests at chtap3 lose their network" in site.do("restart").stdout
+    said, _ = second.communicate(timeout=90)
+    assert second.returncode == 70
+    assert "the network that root made here is gone" in said
 
 
 def test_who_has_no_tap_is_told_and_has_a_network_of_his_own(box: Box, other: Box, site: Site) -> None:
@@ -185,11 +196,3 @@ def test_who_has_no_tap_is_told_and_has_a_network_of_his_own(box: Box, other: Bo
     assert (mine["network"], mine["network_reason"]) == ("rootless", "as --network says")
     mine = json.loads(box("vcluster", "--dry-run", box.image).stdout)
     assert (mine["network"], [guest["slot"] for guest in mine["guests"]]) == ("site", [1, 2])
-
-
-def test_a_cluster_whose_network_root_takes_away_ends_and_says_so(box: Box, site: Site) -> None:
-    with start_cluster(box, "c", 1) as head:
-        assert "guests at chtap1 lose their network" in site.do("restart").stdout
-        said, _ = head.communicate(timeout=90)
-    assert head.returncode == 70
-    assert "the network that root made here is gone" in said
