@@ -52,7 +52,7 @@ class Namespace:
     def argv(self, *argv: str) -> list[str]:
         return [*TIED, "nsenter", "--target", str(self.pid), "--net", "--mount", *argv]
 
-    def run(self, *argv: str, timeout_s: float = 20) -> subprocess.CompletedProcess[str]:
+    def run(self, *argv: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.argv(*argv), capture_output=True, text=True, timeout=timeout_s, check=False)
 
     def sh(self, script: str) -> str:
@@ -83,7 +83,7 @@ class Namespace:
     def asks_all(self, questions: Sequence[tuple[str, object, int]]) -> list[str]:
         """The same for many servers at once."""
         asking = [self.python("ask", *question) for question in questions]
-        return [process.communicate(timeout=20)[0].strip() for process in asking]
+        return [process.communicate(timeout=60)[0].strip() for process in asking]
 
     def pings(self, address: object, size_bytes: int = 84, wait_s: int = 1) -> bool:
         """Whether an echo request of this IP packet size, not to be fragmented, is answered."""
@@ -185,7 +185,7 @@ class Node:
         """What a tool of the user, in the fabric's namespace as `nsenter` puts it there, gets for an answer."""
         asking = (sys.executable, str(self.tools / "sockets.py"), "ask", kind, address, str(port))
         argv = self.tool_argv(*asking, user=user)
-        return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stdout.strip()
 
     def tool_argv(self, *argv: str, user: int = USER) -> list[str]:
         who = ("setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups")

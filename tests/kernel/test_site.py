@@ -123,7 +123,7 @@ for damage in json.load(sys.stdin):
 def mend(site: Site, damages: Sequence[str]) -> set[str]:
     """Do each damage; it must be seen, and be mended by a start. Return the rules that there were then."""
     argv = site.host.argv(*PYTHON, "-c", MEND.format(config=CONFIG))
-    done = subprocess.run(argv, input=json.dumps(damages), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, input=json.dumps(damages), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     right = ["broken", "broken: start repairs it, stop removes it", "up"]
