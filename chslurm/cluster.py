@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -25,7 +26,7 @@ from chslurm.host.staging import renew_job_dir, start_job_dir
 from chslurm.host.step import Happening, Step, make_step_argv, start_step
 from chslurm.host.viewers import Viewers, check_console, make_viewers
 from chslurm.jobdir import JobDir
-from chslurm.messages import EventKind, Order, OrderKind
+from chslurm.messages import Event, EventKind, Order, OrderKind
 from chslurm.phases import Cause, GuestPhase, Phase, judge_job_end, judge_signal
 from chslurm.plan import Mode, Plan, plan_digest
 from chslurm.planner import render_plan
@@ -69,16 +70,37 @@ class Progress(Protocol):
         """Leave the screen to somebody else, or take it again."""
 
 
-def run_cluster(request: Request, progress: Progress, environment: Mapping[str, str] = os.environ) -> int:
+class Trial(Protocol):
+    """Who checks the network of a running cluster."""
+
+    def begin(self, plan: Plan) -> None:
+        """Take in what was decided."""
+
+    def hear(self, event: Event) -> None:
+        """Take in what a host says."""
+
+    def take_turn(self, now_s: float) -> list[Order]:
+        """Go on as far as can be without waiting. Raises ChslurmError when somebody does not do his part."""
+
+
+def run_cluster(
+    request: Request,
+    progress: Progress,
+    environment: Mapping[str, str] = os.environ,
+    trial: Trial | None = None,
+) -> int:
     """Run one cluster from its plan to its end and return the exit status (C8); `environment` tells of the SLURM job.
 
     Raises UsageError before anything was started, ChslurmError when the head itself can't go on.
     """
     check_console(request.console)
     plan, taps = _make_plan(request, environment)
+    plan = replace(plan, trial=trial is not None)
     with closing(taps), closing(make_viewers(request.console, progress.note)) as viewers:
         with ExitStack() as stack:
             plan = stack.enter_context(start_job_dir(plan, reuse=request.job_dir is not None))
+            if trial:
+                trial.begin(plan)
             held = stack.enter_context(_held(plan))
             signals = stack.enter_context(_signals())
             job_dir = JobDir(Path(plan.job_dir))
@@ -94,7 +116,7 @@ def run_cluster(request: Request, progress: Progress, environment: Mapping[str, 
                 taps.close()  # its own they stay until the guests have ended
                 signals.append(step.put)
                 unseen = plan.job.interactive and request.console is Console.NONE
-                summary = Head(plan, step, progress, viewers, unseen=unseen).supervise()
+                summary = Head(plan, step, progress, viewers, unseen=unseen, trial=trial).supervise()
             _collect(plan, job_dir, summary, progress)
             if plan.commit_guest is not None:
                 from chslurm.imagecommit import commit_in_the_end
@@ -138,11 +160,14 @@ def _collect(plan: Plan, job_dir: JobDir, summary: Summary, progress: Progress) 
 class Head:
     """The loop between the step and the judgement."""
 
-    def __init__(self, plan: Plan, step: Step, progress: Progress, viewers: Viewers, *, unseen: bool) -> None:
+    def __init__(
+        self, plan: Plan, step: Step, progress: Progress, viewers: Viewers, *, unseen: bool, trial: Trial | None
+    ) -> None:
         self.plan = plan
         self.step = step
         self.progress = progress
         self.viewers = viewers
+        self.trial = trial
         self._unseen = unseen  # an interactive cluster without a console: the user has to be told how to get in
         self.job_dir = JobDir(Path(plan.job_dir))
         self.supervisor = Supervisor(plan, time.monotonic())
@@ -162,6 +187,8 @@ class Head:
                 for happening in happenings:
                     self._obey(self._take_in(happening, journal, turn_s))
                 self._obey(self.supervisor.on_time(turn_s))
+                if self.trial and self.supervisor.phase is Phase.RUNNING:
+                    self._obey(self.trial.take_turn(turn_s))
                 if turn_s >= next_renewal_s:
                     next_renewal_s = turn_s + self.plan.deadlines.beat_s
                     renew_job_dir(self.plan)
@@ -183,6 +210,8 @@ class Head:
             journal.write(line + b"\n")
         if happening.kind is EventKind.GUEST_STARTED:
             self.viewers.show(self.plan.job_dir, happening.guest)
+        if self.trial:
+            self.trial.hear(happening)
         return self.supervisor.on_event(happening, now_s)
 
     def _journal_phase(self, journal: BinaryIO) -> None:

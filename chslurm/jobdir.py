@@ -83,6 +83,25 @@ class JobDir:
     def peers(self) -> PurePath:
         return self.run / "peers.json"
 
+    @property
+    def trial(self) -> PurePath:
+        """A turn of a check of the network, for the hosts."""
+        return self.run / "trial.json"
+
+    @property
+    def orders(self) -> PurePath:
+        """The same for guests, who read it at /ch/meta/test/orders.json."""
+        return self.test / "orders.json"
+
+    def report(self, guest: int, turn: int) -> PurePath:
+        """What a guest says of a turn."""
+        return self.sync / f"check.{guest}.{turn}"
+
+    @property
+    def net_check(self) -> PurePath:
+        """What came of a check of the network."""
+        return self.run / "netcheck.json"
+
     def keys(self, cluster_id: str) -> PurePath:
         """Private keys of the cluster: certificate authority and the key of charlie. Gone when it has ended."""
         return self.run / f"keys.{cluster_id}"
@@ -140,7 +159,10 @@ class JobDir:
 _OUTPUT = re.compile(
     r"([0-9]+)_(?:console\.out|job\.out|job\.err|oneguest\.out)|net_[0-9]+_\w+\.out|step\.out", re.ASCII
 )
-_RUN_FILE = re.compile(r"[0-9]+\.(?:overlay|tmp)\.qcow2|plan\.json|peers\.json|events\.jsonl|summary\.json", re.ASCII)
+_RUN_FILE = re.compile(
+    r"[0-9]+\.(?:overlay|tmp)\.qcow2|plan\.json|peers\.json|trial\.json|netcheck\.json|events\.jsonl|summary\.json",
+    re.ASCII,
+)
 
 _RUN_FOLDER = re.compile(r"(?:keys|opt)\.[0-9a-f]{16}", re.ASCII)
 

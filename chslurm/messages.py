@@ -41,6 +41,7 @@ class EventKind(StrEnum):
     NODE_TOLD_TO_END = "node_told_to_end"  # text: the signal that came to this host's task
     NODE_FAILED = "node_failed"  # text
     NODE_DONE = "node_done"  # everything on this host is undone
+    TRIAL = "trial"  # text: what this host did and saw in a turn of a check of the network
     STOP_ASKED = "stop_asked"  # the user wants the cluster to end
     PULSE = "pulse"  # still here
     NODE_LOST = "node_lost"  # made by the head itself when srun reports a task's end or a host falls silent
@@ -80,6 +81,7 @@ class OrderKind(StrEnum):
     PEERS = "peers"  # file in run/ with every host's tunnel address; digest in `text`
     MTU = "mtu"  # the smallest path of all: open the tunnel with it
     RELEASE = "release"  # text: the barrier whose waiters go on
+    TRIAL = "trial"  # file in run/ with a turn of a check of the network; digest in `text`
     POWER_DOWN = "power_down"  # guests (or all): an orderly shutdown from inside
     QUIT = "quit"  # QEMU ends at once
     KILL = "kill"

@@ -25,6 +25,7 @@ from chslurm.host.accel import choose_accelerator, find_firmware, find_qemu, has
 from chslurm.host.attachpoint import make_attach_name
 from chslurm.host.attachserver import AttachServer
 from chslurm.host.bundle import read_boot_bundle
+from chslurm.host.bystander import Bystander, start_bystander
 from chslurm.host.console import Console
 from chslurm.host.disks import check_unchanged, discard, make_guest_disks
 from chslurm.host.fabric import Fabric, start_fabric
@@ -104,8 +105,8 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._heard_s = time.monotonic()
-        self._ending = False  # somebody has told the guests to end
-        self._hurried = False  # SLURM may kill everything soon
+        self._bystander: Bystander | None = None  # in a check of the network
+        self._ending = self._hurried = False  # somebody has told the guests to end; SLURM may kill everything soon
 
     async def live(self) -> None:
         """The story. Raises ChslurmError when something of the host itself fails; its guests are gone by then."""
@@ -198,6 +199,7 @@ class Node:
 
         mtu = await self.tunnel.join()
         self._tell(EventKind.FABRIC_READY, mtu=mtu)
+        self._bystander = await start_bystander(self.plan, self.host, self.fabric)
         for steward in self.stewards:
             identity = make_host_identity(self.plan, steward.guest, self.keys)
             files = make_guest_files(self.plan, steward.guest, self.keys, identity, mtu=mtu, environment=os.environ)
@@ -217,6 +219,8 @@ class Node:
         match order.kind:
             case OrderKind.PEERS | OrderKind.MTU:
                 self.tunnel.hear(order)
+            case OrderKind.TRIAL if self._bystander:
+                self._begin(self._bystander.take_turn(order.text))
             case OrderKind.RELEASE:
                 self._each(lambda steward: steward.release(order.text))
             case OrderKind.POWER_DOWN:

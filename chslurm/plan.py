@@ -206,6 +206,7 @@ class Plan:
     time_limit_s: float | None  # --time-limit
     deadlines: Deadlines
     warnings: tuple[str, ...]
+    trial: bool = False  # hosts take part in a check of the network, and let it take their filters away
 
     def host(self, number: int) -> Host:
         """Return the host with this number (1-based)."""

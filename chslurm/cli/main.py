@@ -18,7 +18,7 @@ _COMMANDS = {
     "exec": ("chslurm.cli.attach", "exec_", "Run a command on guests."),
     "image": ("chslurm.cli.image", "image", "Make, look at, change and check images."),
     "logs": ("chslurm.cli.look", "logs", "Print what guests and jobs have written."),
-    "net": ("chslurm.cli.net", "net", "Make, remove and look at networks for guests that root makes."),
+    "net": ("chslurm.cli.net", "net", "Check the network of guests; make one as root."),
     "ps": ("chslurm.cli.look", "ps", "List your clusters that run."),
     "ssh": ("chslurm.cli.attach", "ssh", "Log in to a guest, or run a command there."),
     "status": ("chslurm.cli.look", "status", "Tell how a cluster and its guests fare."),

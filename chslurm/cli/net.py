@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`chslurm net`: networks for guests that root makes."""
+"""`chslurm net`: networks for guests that root makes; and the check of any."""
 
 from __future__ import annotations
 
 import click
 
-from chslurm.cli.options import FILE, make_path
+from chslurm.cli.options import DIR, FILE, find_current_directory, make_path
 from chslurm.site import CONFIG_FILE, render_site
 
 
 @click.group()
 def net() -> None:
-    """Networks for guests that root makes."""
+    """Check the network of guests, and make one as root."""
 
 
 @net.command()
@@ -44,3 +44,51 @@ def workstation(verb: str, config: str, explain: bool) -> int:
         act = start_network if verb == "start" else restart_network
         act(read_site(path), click.echo)
     return 0
+
+
+@net.command()
+@click.argument("image", metavar="IMAGE")
+@click.option("--short", is_flag=True, help="Fewer frames, and no second pass without filters.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table for programs.")
+@click.option("-n", "guests", metavar="N", help="Guests. Default: two on each host.")
+@click.option("--jobdir", type=DIR, help="Job directory. Default: netcheck with the date.")
+@click.option("--network", metavar="WHAT", default="auto", help="auto, site or rootless, as of chrun.")
+@click.option("--tunnel", metavar="WHAT", default="auto", help="auto, wireguard or vxlan, as of chrun.")
+@click.option("--boot-timeout", metavar="SECONDS", help="Give up when a guest is not ready after so long.")
+@click.option("--without", metavar="LIST", hidden=True, help="Families of filters that are missing when it counts.")
+def check(
+    image: str,
+    short: bool,
+    as_json: bool,
+    guests: str | None,
+    jobdir: str | None,
+    network: str,
+    tunnel: str,
+    boot_timeout: str | None,
+    without: str | None,
+) -> int:
+    """Boot a small cluster of IMAGE, attack its network from inside, and say what arrived.
+
+    Here, or in a SLURM job on its nodes, as an ordinary user. Every attack is tried with all filters, with those of
+    each family missing, and without any: then it has to arrive, or the check is worth nothing.
+
+    Ends with 0 when all is well, with 1 when a row has failed or its control has, with 70 when it could not be done.
+    """
+    import os
+    import sys
+
+    from chslurm.cli.progress import start_progress
+    from chslurm.cli.tables import render_columns
+    from chslurm.netcheck import CheckOptions, check_network, parse_families, report_to_json
+    from chslurm.verdicts import HEADINGS, render_lines, render_verdict
+
+    os.umask(0o077)  # as of a cluster
+    families = parse_families(without or "")
+    options = CheckOptions(image, short, guests, jobdir, boot_timeout, network, tunnel, families)
+    with start_progress(sys.stderr) as progress:
+        report = check_network(options, find_current_directory(), progress, os.environ)
+    if as_json:
+        click.echo(report_to_json(report).decode(), nl=False)
+    else:
+        click.echo("\n".join([*render_columns([HEADINGS, *render_lines(report.rows)]), render_verdict(report.rows)]))
+    return 0 if report.good else 1

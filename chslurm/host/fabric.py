@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from chslurm.errors import ChslurmError
+from chslurm.filters import Family
 from chslurm.host import tunnelport
 from chslurm.host.nameserver import NameRelay, read_resolvers
 from chslurm.host.netholder import Holder, start_holder
@@ -133,6 +134,14 @@ class Fabric:
             self._holder.keep_key(keys.private)
         self._holder.apply(make_tunnel_steps(self.network, peers, vni, path_mtu, keys.public if keys else None))
         return guarded
+
+    def join_trial(self) -> tuple[socket.socket, socket.socket]:
+        """Return what a check of the network needs: a witness of the bridge, and a TCP service at the gateway."""
+        return self._holder.open_witness("br0"), self._holder.listen(socket.SOCK_STREAM, str(self.network.gateway), 0)
+
+    def filter_without(self, families: Sequence[Family]) -> None:
+        """Take filters of these families away, and have all others: for a check that wants to see harm."""
+        self._holder.filter_without(families)
 
     async def connect(self, address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to a guest from inside its network. Raises ChslurmError when it does not answer."""

@@ -18,7 +18,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from chslurm.errors import ChslurmError
@@ -34,6 +34,7 @@ _NFT_MAX_CHARACTERS = 180_000
 """At once. 10,000 elements of a set, 220,000 characters, fit and 20,000 do not: the buffer of a user's socket has twice
 `net.core.wmem_max`, 416 KiB where nobody has changed that."""
 
+_ETH_P_ALL = 3
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _CAP_NET_ADMIN = 12
@@ -69,6 +70,7 @@ class Namespaces:
         self.fds: dict[Place, int] = {}
         self.refused: dict[Family, str] = {}  # families of filters, with nft's words
         self.uplink_path = ""
+        self._loaded: list[Step] = []  # filters
         self.private_key = b""  # of the tunnel; never in a step, which is logged
         if uplink:
             self.fds[Place.UPLINK] = os.open("/proc/self/ns/net", os.O_RDONLY)
@@ -94,6 +96,7 @@ class Namespaces:
             for batch in _batches(todo):
                 try:
                     self._do(Step(place, tool, "".join(step.text for step in batch)))
+                    self._loaded += batch
                 except ChslurmError:
                     if not choose:
                         raise
@@ -104,6 +107,7 @@ class Namespaces:
         for step in steps:
             try:
                 self._do(step)
+                self._loaded.append(step)
             except ChslurmError as error:
                 assert step.family
                 self.refused[step.family] = error.message
@@ -121,6 +125,12 @@ class Namespaces:
                 guests = self.fds[Place.GUESTS]
                 text = step.text.replace(GUESTS_NETNS, f"/proc/self/fd/{guests}")
                 run(_ARGV[step.tool], input_text=text, env=ADMIN_PATH, pass_fds=[guests])
+
+    def filter_without(self, families: Collection[Family]) -> None:
+        """Have the filters that were loaded so far, but none of these families: for a check that wants to see harm."""
+        for place in self.fds:
+            kept = [step.text for step in self._loaded if step.place is place and step.family not in families]
+            self._do(Step(place, Tool.NFT, "".join(["flush ruleset\n", *kept])))
 
     def find_wireguard_obstacle(self) -> str:
         """Make a WireGuard device as the tunnel's would be, and remove it. Return why that failed, empty if it did not.
@@ -191,6 +201,15 @@ def open_tap(name: str) -> int:
         hint = "the site must load `tun` and give it mode 0666, as udev does"
         raise ChslurmError(f"can't make a TAP device with {_TUN}: {error.strerror}", hint=hint) from error
     return fd
+
+
+def open_witness(name: str) -> int:
+    """Return the descriptor of a socket that gets a copy of every frame of a link where we are."""
+    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+    with socket.socket(socket.AF_PACKET, kind, socket.htons(_ETH_P_ALL)) as witness:
+        witness.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        witness.bind((name, _ETH_P_ALL))
+        return witness.detach()
 
 
 def open_listener(kind: socket.SocketKind, address: str, port: int) -> int:

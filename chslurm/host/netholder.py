@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 
 from chslurm.errors import ChslurmError
 from chslurm.filters import Family
-from chslurm.host.namespaces import Namespaces, open_listener, open_tap
+from chslurm.host.namespaces import Namespaces, open_listener, open_tap, open_witness
 from chslurm.network import HostNetwork, Place, Step, Tool
 
 Answer = tuple[dict[str, Any], list[int]]
@@ -89,6 +89,15 @@ class Holder:
         """Return a TCP socket of the guests' namespace, not connected yet."""
         _, (fd,) = self._ask("socket")
         return socket.socket(fileno=fd)
+
+    def open_witness(self, link: str) -> socket.socket:
+        """Return a socket that gets a copy of every frame of a link of the guests' namespace."""
+        _, (fd,) = self._ask("witness", link=link)
+        return socket.socket(fileno=fd)
+
+    def filter_without(self, families: Sequence[Family]) -> None:
+        """Take filters of these families away, and have all others."""
+        self._ask("filter_without", families=list(families))
 
     def read_answer(self) -> Answer:
         """Return the next answer. Raises ChslurmError when it tells of a failure, or the holder is gone."""
@@ -222,6 +231,10 @@ class _Servant:
                 self._guarded = os.pidfd_open(pid)
             case {"do": "listen", "kind": kind, "address": address, "port": port}:
                 return {}, [open_listener(socket.SocketKind(kind), address, port)]
+            case {"do": "witness", "link": link}:
+                return {}, [open_witness(link)]
+            case {"do": "filter_without", "families": families}:
+                self._namespaces.filter_without([Family(family) for family in families])
             case {"do": "socket"}:
                 return {}, [socket.socket(socket.AF_INET, socket.SOCK_STREAM).detach()]
         return {}, []

@@ -21,7 +21,7 @@ from chslurm.plan import Plan
 DOCS = Path(__file__).parent.parent.parent / "docs"
 ACCEPT = "ACCEPT_GOLDEN"
 
-_PLACES = {"guest": "N", "cluster_id": "ID", "image_format": "qcow2"}
+_PLACES = {"guest": "N", "turn": "T", "cluster_id": "ID", "image_format": "qcow2"}
 """What stands in the page for what varies in a name."""
 
 

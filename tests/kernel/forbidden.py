@@ -11,27 +11,6 @@ import random
 import struct
 from collections.abc import Iterator
 
-from frames import (
-    ARP,
-    BROADCAST,
-    EAPOL,
-    IP,
-    IPV6,
-    LLDP,
-    QINQ,
-    RARP,
-    SYN,
-    VLAN,
-    make_arp,
-    make_frame,
-    make_icmp,
-    make_icmp6,
-    make_ip,
-    make_ipv6,
-    make_llc,
-    make_tcp,
-    make_udp,
-)
 from shots import (
     FAR,
     GATEWAY,
@@ -54,6 +33,27 @@ from shots import (
 )
 from wire import Shot
 
+from chslurm.frames import (
+    ARP,
+    BROADCAST,
+    EAPOL,
+    IP,
+    IPV6,
+    LLDP,
+    QINQ,
+    RARP,
+    SYN,
+    VLAN,
+    make_arp,
+    make_frame,
+    make_icmp,
+    make_icmp6,
+    make_ip,
+    make_ipv6,
+    make_llc,
+    make_tcp,
+    make_udp,
+)
 from chslurm.plan import Mode
 
 STRANGER_MAC, NOBODY_MAC = "02:77:00:00:00:01", "02:77:00:00:00:02"

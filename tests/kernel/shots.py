@@ -7,7 +7,10 @@ import itertools
 import struct
 from collections.abc import Iterator
 
-from frames import (
+from wire import BEYOND_MAC, Shot
+
+from chslurm.addresses import make_layout, make_mac
+from chslurm.frames import (
     ACK,
     ARP,
     BROADCAST,
@@ -20,9 +23,6 @@ from frames import (
     make_tcp,
     make_udp,
 )
-from wire import BEYOND_MAC, Shot
-
-from chslurm.addresses import make_layout, make_mac
 from chslurm.plan import Mode
 
 _LAYOUT = make_layout(2)

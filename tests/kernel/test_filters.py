@@ -7,12 +7,12 @@ import shlex
 
 import pytest
 from forbidden import make_forbidden, make_random
-from frames import BROADCAST, LLDP, make_frame
 from lab import Lab, Namespace, join
 from mutation import find_idle_rules, make_changes
 from shots import make_large, make_rightful
 from wire import Wire
 
+from chslurm.frames import BROADCAST, LLDP, make_frame
 from chslurm.plan import Mode
 
 NOT_NEEDED_BY_SHOTS = (

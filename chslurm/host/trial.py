@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The head's part in a check of the network: turn after turn it tells guests and hosts what to do, and collects.
+
+It is called by the head's loop and never waits itself: `_story` is a generator that yields what it waits for.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import msgspec
+
+from chslurm.errors import ChslurmError
+from chslurm.filters import Family
+from chslurm.host.files import write_file
+from chslurm.isolation import make_probes
+from chslurm.jobdir import JobDir
+from chslurm.messages import Event, EventKind, Order, OrderKind
+from chslurm.meta import make_guest_name
+from chslurm.plan import Plan, TunnelKind, plan_digest
+from chslurm.scene import Door, Probe, Scene, Way, make_scene
+from chslurm.trial import (
+    HEARD,
+    REPORT_MAX_BYTES,
+    SNIFFED,
+    GuestOrders,
+    GuestPart,
+    GuestReport,
+    HostOrders,
+    HostPart,
+    HostWord,
+    parse_report,
+    parse_word,
+    unpack,
+)
+from chslurm.verdicts import Pass, is_tried
+from chslurm.wireguard import choose_tunnel
+
+_TURN_S = 120.0
+"""A turn takes some seconds; guests under emulation on a busy node are slow."""
+
+_SETTLE_S = 1.5
+"""What was sent has arrived after so long, or never does."""
+
+_PATIENCE_S = 6.0
+_LATER_PATIENCE_S = 3.0
+"""How long doors and pings have, in the first pass and in those that follow."""
+
+
+@dataclass(slots=True)
+class _Wait:
+    """What the story waits for: `missing` names who has not done his part yet."""
+
+    missing: Callable[[], list[str]]
+    timeout_s: float = _TURN_S
+
+
+class NetworkTrial:
+    """The passes of one check; `scene` and `passes` are its results."""
+
+    def __init__(self, without: Sequence[tuple[Family, ...]], note: Callable[[str], None], *, short: bool) -> None:
+        self.scene: Scene | None = None
+        self.passes: list[Pass] = []
+        self._todo, self._note, self._short = without, note, short
+        self._orders: list[Order] = []
+        self._words: dict[int, dict[int, HostWord]] = {}  # by turn and host
+        self._reports: dict[int, GuestReport] = {}  # of this turn, by guest
+        self._started: set[int] = set()
+        self._tunnels: dict[int, Door] = {}
+        self._obstacles: dict[str, str] = {}
+        self._turn = 0
+        self._waiting: _Wait | None = None
+        self._since_s: float | None = None
+        self._over = False
+
+    def begin(self, plan: Plan) -> None:
+        """Take in what was decided."""
+        self._plan, self._dir = plan, JobDir(PurePath(plan.job_dir))
+        self._going = self._story()
+        self._tell_guests()  # in the place of what an earlier check has left
+
+    def hear(self, event: Event) -> None:
+        """Take in what a host says."""
+        if event.kind is EventKind.TUNNEL_OFFER and 1 <= event.host <= len(self._plan.hosts):
+            self._tunnels[event.host] = (event.address, event.port)
+            self._obstacles[self._plan.host(event.host).name] = event.text
+        elif event.kind is EventKind.JOB_STARTED:
+            self._started.add(event.guest)
+        elif event.kind is EventKind.TRIAL and (word := parse_word(event.text)):
+            self._words.setdefault(word.turn, {})[event.host] = word
+
+    def take_turn(self, now_s: float) -> list[Order]:
+        """Go on as far as can be without waiting. Raises ChslurmError when somebody does not do his part."""
+        while not self._over:
+            if self._waiting:
+                self._since_s = now_s if self._since_s is None else self._since_s
+                missing = self._waiting.missing()
+                if missing and now_s > self._since_s + self._waiting.timeout_s:
+                    names = ", ".join(missing[:8])
+                    raise ChslurmError(f"can't check the network: no word in {self._waiting.timeout_s:g} s of: {names}")
+                if missing:
+                    break
+            self._waiting, self._since_s = next(self._going, None), None
+            self._over = self._waiting is None
+        orders, self._orders = self._orders, []
+        return orders
+
+    def _story(self) -> Iterator[_Wait]:
+        yield self._hosts(0)
+        yield _Wait(self._find_late_guests, self._plan.deadlines.ready_s + _TURN_S)
+        several = len(self._plan.hosts) > 1
+        kind = choose_tunnel(self._plan.tunnel, self._obstacles).kind if several else None
+        words = self._words[0]
+        self.scene = make_scene(self._plan, words, self._tunnels, kind, short=self._short)
+        for number, without in enumerate(self._todo):
+            probes = make_probes(self.scene, number)
+            what = f"without filters of family {', '.join(without)}" if without else "all filters"
+            self._note(f"pass {number + 1} of {len(self._todo)}, {what}: {len(probes)} probes")
+            self.passes.append(Pass(number, without, probes))
+            yield from self._go_through(self.passes[-1], kind)
+        self._tell_guests(end=True)
+
+    def _go_through(self, this: Pass, kind: TunnelKind | None) -> Iterator[_Wait]:
+        self._tell_hosts(this)
+        yield self._hosts(self._turn)
+        guests, hosts = _share_out(this)
+        self._tell_hosts(this, {number: part for number, (part, _) in hosts.items()})
+        self._tell_guests({number: part for number, (part, _, _) in guests.items()})
+        yield self._hosts(self._turn)
+        yield self._guests()
+        for number, (part, doors, pings) in guests.items():
+            report = self._reports[number]
+            if report.sent != len(part.frames):
+                raise ChslurmError(f"can't check the network: guest {number} has not sent all that it should")
+            this.answered |= {doors[place].number for place in report.doors if place < len(doors)}
+            this.answered |= {pings[place].number for place in report.pings if place < len(pings)}
+        for number, (_, tried) in hosts.items():
+            opened = unpack(self._words[self._turn][number].opened)
+            this.answered |= {probe.number for place, probe in enumerate(tried) if place in opened}
+        yield from self._settle()
+        self._tell_hosts(this)
+        self._tell_guests()
+        yield self._hosts(self._turn)
+        yield self._guests()
+        self._collect(this)
+
+    def _collect(self, this: Pass) -> None:
+        senders = {probe.number: probe.sender for probe in this.probes if probe.way is Way.FRAME}
+        for guest, report in self._reports.items():
+            seen = {probe for number, probe in report.seen if number == this.number}
+            this.seen[make_guest_name(guest)] = {probe for probe in seen if senders.get(probe, -1) != guest}
+        for host, word in self._words[self._turn].items():
+            name = self._plan.host(host).name
+            this.seen[f"bridge of {name}"] = set(unpack(word.seen.get(SNIFFED, "0")))
+            this.seen[f"process on {name}"] = set(unpack(word.seen.get(HEARD, "0")))
+        for probe in (probe for probe in this.probes if probe.way is Way.TABLE):
+            found = self._reports[probe.sender].neighbours.get(probe.address)
+            true = next(self._gateway_macs(probe.address), None)
+            if found not in (true, None):
+                this.seen.setdefault("tables", set()).add(probe.number)
+
+    def _gateway_macs(self, address: str) -> Iterator[str]:
+        from chslurm.addresses import make_mac
+
+        for host in self._plan.hosts:
+            gateway = self._plan.layout.gateway(host.number)
+            if str(gateway) == address:
+                yield make_mac(gateway)
+
+    # -- what is told and waited for ----------------------------------------------------------------------------------
+
+    def _tell_hosts(self, this: Pass, parts: dict[int, HostPart] | None = None) -> None:
+        """Begin the next turn."""
+        self._turn += 1
+        hosts = {str(number): part for number, part in (parts or {}).items()}
+        text = msgspec.json.encode(HostOrders(self._turn, this.number, this.without, hosts))
+        write_file(self._dir.trial, text)
+        self._orders.append(Order(OrderKind.TRIAL, text=plan_digest(text)))
+
+    def _tell_guests(self, parts: dict[int, GuestPart] | None = None, *, end: bool = False) -> None:
+        """The same turn, for guests."""
+        self._reports.clear()
+        guests = {str(number): part for number, part in (parts or {}).items()}
+        turn = self._turn + end
+        write_file(
+            self._dir.orders, msgspec.json.encode(GuestOrders(turn, self._plan.cluster_id[:8], guests, end)), 0o644
+        )
+
+    def _hosts(self, turn: int) -> _Wait:
+        def missing() -> list[str]:
+            there: Collection[int] = self._words.get(turn, {})
+            return [host.name for host in self._plan.hosts if host.number not in there]
+
+        return _Wait(missing)
+
+    def _guests(self) -> _Wait:
+        turn = self._turn
+
+        def missing() -> list[str]:
+            for guest in self._plan.guests:
+                if guest.id not in self._reports and (text := _read(self._dir.report(guest.id, turn))):
+                    report = parse_report(text, turn)
+                    if report is None:
+                        raise ChslurmError(f"can't check the network: guest {guest.id} reports what makes no sense")
+                    self._reports[guest.id] = report
+            return [make_guest_name(guest.id) for guest in self._plan.guests if guest.id not in self._reports]
+
+        return _Wait(missing)
+
+    def _find_late_guests(self) -> list[str]:
+        return [make_guest_name(guest.id) for guest in self._plan.guests if guest.id not in self._started]
+
+    def _settle(self) -> Iterator[_Wait]:
+        import time
+
+        until_s = time.monotonic() + _SETTLE_S
+        yield _Wait(lambda: ["time"] if time.monotonic() < until_s else [])
+
+
+def _share_out(
+    this: Pass,
+) -> tuple[dict[int, tuple[GuestPart, list[Probe], list[Probe]]], dict[int, tuple[HostPart, list[Probe]]]]:
+    """Return what each guest and each host does, and the probes behind doors and pings, in their order."""
+    guests, hosts = {}, {}
+    tried_now = [probe for probe in this.probes if is_tried(probe, this.number)]
+    ways = {way: [probe for probe in tried_now if probe.way is way] for way in Way}
+    for guest in {probe.sender for way in (Way.FRAME, Way.DOOR, Way.PING) for probe in ways[way]}:
+        frames, doors, pings = (
+            [probe for probe in ways[way] if probe.sender == guest] for way in (Way.FRAME, Way.DOOR, Way.PING)
+        )
+        patience_s = _LATER_PATIENCE_S if this.number else _PATIENCE_S
+        part = GuestPart(
+            tuple(probe.payload.hex() for probe in frames),
+            tuple((probe.address, probe.port) for probe in doors),
+            tuple(probe.address for probe in pings),
+            patience_s,
+        )
+        guests[guest] = (part, doors, pings)
+    for host in {probe.sender for way in (Way.NODE_DATAGRAM, Way.NODE_DOOR) for probe in ways[way]}:
+        datagrams, tried = (
+            [probe for probe in ways[way] if probe.sender == host] for way in (Way.NODE_DATAGRAM, Way.NODE_DOOR)
+        )
+        hosts[host] = (
+            HostPart(
+                tuple((probe.address, probe.port, probe.payload.hex()) for probe in datagrams),
+                tuple((probe.address, probe.port) for probe in tried),
+            ),
+            tried,
+        )
+    return guests, hosts
+
+
+def _read(path: PurePath) -> bytes:
+    """Return what a guest wrote, empty when it has not: no link is followed, no more read than is allowed."""
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                return file.read(REPORT_MAX_BYTES + 1)
+    return b""

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The story of `chslurm net check`: boot a small cluster, attack it from inside, and say what arrived.
+
+    all filters           nothing forbidden arrives, and what is allowed does
+    without each family   still nothing: what is forbidden is forbidden in two places
+    without any           the control: now all of it arrives
+
+Filters are taken away by the holder of the namespaces, of this cluster only, which has no other guests than ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import msgspec
+
+from chslurm.cluster import Progress, run_cluster
+from chslurm.errors import ChslurmError, UsageError
+from chslurm.filters import Family
+from chslurm.host.files import find_data, write_file
+from chslurm.host.place import read_allocation
+from chslurm.host.trial import NetworkTrial
+from chslurm.jobdir import JobDir
+from chslurm.plan import Mode, NetworkKind, Plan
+from chslurm.request import NOTHING_ASKED, RawOptions, make_request
+from chslurm.verdicts import Line, is_good, judge
+
+CHECK_SCRIPT = "net-check.py"
+"""In the folder `guest`: what guests do and see."""
+
+_RAM = "384M"
+_GUESTS_OF_HOST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """What the user asked; `first_without` are families of filters that are missing when it counts, to see it found."""
+
+    image: str
+    short: bool = False
+    guests: str | None = None
+    job_dir: str | None = None
+    boot_timeout: str | None = None
+    network: str = "auto"
+    tunnel: str = "auto"
+    first_without: tuple[Family, ...] = ()
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What came of a check, as `run/netcheck.json` has it."""
+
+    good: bool
+    cluster_id: str
+    hosts: tuple[str, ...]
+    guests: int
+    short: bool
+    rows: tuple[Line, ...]
+
+
+def check_network(options: CheckOptions, cwd: PurePath, progress: Progress, environment: Mapping[str, str]) -> Report:
+    """Check the network of a cluster here, or in this SLURM job. Raises ChslurmError when that could not be done."""
+    allocation = read_allocation(environment)
+    trial = _Trial(options, progress)
+    raw: RawOptions = {
+        **NOTHING_ASKED,
+        "image": options.image,
+        "guests": options.guests or str(_GUESTS_OF_HOST * len(allocation.nodes)),
+        "cores": "1",
+        "ram": _RAM,
+        "my_size": allocation.mode is Mode.CLUSTER,
+        "job": str(find_data("guest") / CHECK_SCRIPT),
+        "jobname": "netcheck",
+        "jobdir": options.job_dir,
+        "boot_timeout": options.boot_timeout,
+        "network": options.network,
+        "tunnel": options.tunnel,
+        "cleanup": True,
+    }
+    status = run_cluster(make_request(raw, cwd), progress, environment, trial)
+    if status or trial.report is None:
+        where = f"see {trial.job_dir}/out" if trial.job_dir else ""
+        raise ChslurmError(f"can't check the network: the cluster has ended with {status} before", hint=where)
+    write_file(JobDir(PurePath(trial.job_dir)).net_check, report_to_json(trial.report))
+    return trial.report
+
+
+def parse_families(text: str) -> tuple[Family, ...]:
+    """Return the families that `netdev,bridge` names. Raises UsageError."""
+    try:
+        return tuple(Family(word) for word in text.split(",") if word)
+    except ValueError as error:
+        raise UsageError(f"--without: {error}", hint=f"use some of {', '.join(Family)}") from error
+
+
+def report_to_json(report: Report) -> bytes:
+    """Return the report as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
+
+
+class _Trial(NetworkTrial):
+    """Which passes there are is known with the plan."""
+
+    def __init__(self, options: CheckOptions, progress: Progress) -> None:
+        super().__init__([options.first_without], progress.note, short=options.short)
+        self._options = options
+        self.job_dir = ""
+
+    def begin(self, plan: Plan) -> None:
+        """Take in what was decided."""
+        self.job_dir = plan.job_dir
+        self._todo = _choose_passes(self._options, plan)
+        super().begin(plan)
+
+    @property
+    def report(self) -> Report | None:
+        """None when it was not done to the end."""
+        if self.scene is None or len(self.passes) < len(self._todo) or not self._over:
+            return None
+        lines, plan = judge(self.scene, self.passes), self._plan
+        hosts = tuple(host.name for host in plan.hosts)
+        return Report(is_good(lines), plan.cluster_id, hosts, len(plan.guests), self._options.short, lines)
+
+
+def _choose_passes(options: CheckOptions, plan: Plan) -> Sequence[tuple[Family, ...]]:
+    """The first counts; filters of root's are not ours to take away."""
+    if options.short or plan.network is NetworkKind.SITE:
+        return [options.first_without]
+    each = [(family,) for family in Family]
+    return [options.first_without, *each, tuple(Family)]
