@@ -17,7 +17,7 @@ from pathlib import PurePath
 import msgspec
 
 from chslurm.cluster import Progress, run_cluster
-from chslurm.errors import ChslurmError, UsageError
+from chslurm.errors import ChslurmError, ExitCode, UsageError
 from chslurm.filters import Family
 from chslurm.host.files import find_data, write_file
 from chslurm.host.place import read_allocation
@@ -80,8 +80,12 @@ def check_network(options: CheckOptions, cwd: PurePath, progress: Progress, envi
     }
     status = run_cluster(make_request(raw, cwd), progress, environment, trial)
     if status or trial.report is None:
-        where = f"see {trial.job_dir}/out" if trial.job_dir else ""
-        raise ChslurmError(f"can't check the network: the cluster has ended with {status} before", hint=where)
+        error = ChslurmError(
+            f"can't check the network: its cluster has ended with {status}", hint=f"see {trial.job_dir}"
+        )
+        if status in (ExitCode.INTERRUPTED, ExitCode.CANCELLED, ExitCode.TIME_LIMIT):
+            error.exit_code = ExitCode(status)
+        raise error
     write_file(JobDir(PurePath(trial.job_dir)).net_check, report_to_json(trial.report))
     return trial.report
 

@@ -76,15 +76,14 @@ def ping(address, patience_s):
 
 
 def act(part):
-    """Do one turn's part and return what answered."""
-    sent = send(part.get("frames", []))
+    """Do one turn's part and return what answered. Frames come last: without filters their lies are believed."""
     patience_s = part.get("patience_s", 3.0)
     doors, pings = part.get("doors", []), part.get("pings", [])
     with ThreadPoolExecutor(40) as pool:
         opened = list(pool.map(lambda door: knock(door, patience_s), doors))
         answered = list(pool.map(lambda address: ping(address, patience_s), pings))
     numbers = [[place for place, answer in enumerate(answers) if answer] for answers in (opened, answered)]
-    return {"sent": sent, "doors": numbers[0], "pings": numbers[1]}
+    return {"sent": send(part.get("frames", [])), "doors": numbers[0], "pings": numbers[1]}
 
 
 def read_neighbours():
