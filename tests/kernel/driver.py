@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from chslurm.errors import ChslurmError
+from chslurm.filters import Family
 from chslurm.host.fabric import Fabric, own_address, start_fabric
 from chslurm.host.pathmtu import PathProbe
 from chslurm.host.tunnelport import reserve_tunnel_port
@@ -117,6 +118,9 @@ class Session:
         assert self.probe
         began = time.monotonic()
         return [await self.probe.measure(Peer(*peer), patience_s), time.monotonic() - began]
+
+    async def filter_without(self, families: list[str]) -> None:
+        self.fabric.filter_without([Family(family) for family in families])
 
     async def try_wireguard(self) -> str:
         return self.fabric.find_wireguard_obstacle()
