@@ -82,11 +82,14 @@ def check(
     from chslurm.netcheck import CheckOptions, check_network, parse_families, report_to_json
     from chslurm.verdicts import HEADINGS, render_lines, render_verdict
 
-    os.umask(0o077)  # as of a cluster
     families = parse_families(without or "")
     options = CheckOptions(image, short, guests, jobdir, boot_timeout, network, tunnel, families)
-    with start_progress(sys.stderr) as progress:
-        report = check_network(options, find_current_directory(), progress, os.environ)
+    before = os.umask(0o077)  # as of a cluster
+    try:
+        with start_progress(sys.stderr) as progress:
+            report = check_network(options, find_current_directory(), progress, os.environ)
+    finally:
+        os.umask(before)
     if as_json:
         click.echo(report_to_json(report).decode(), nl=False)
     else:

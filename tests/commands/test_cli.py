@@ -488,3 +488,19 @@ def test_a_group_without_a_command_shows_its_help(words: list[str]) -> None:
 def test_oneguest_takes_its_image_first() -> None:
     context = oneguest.make_context("oneguest", ["image.qcow2", "--job", "x", "--", "a", "-b"])
     assert (context.params["image"], context.params["arguments"]) == ("image.qcow2", ("a", "-b"))
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("nothing.qcow2", "image '/.*nothing.qcow2': No such file or directory"),
+        ("--without=ip6 image.qcow2", "--without: 'ip6' is not a valid Family; use some of inet, netdev, bridge"),
+        ("--network=site image.qcow2", "--network site: root has made no network for guests here"),
+        ("-n 0 image.qcow2", "-n '0': out of range"),
+    ],
+)
+def test_a_check_of_the_network_that_can_not_begin(invoke: Command, words: str, message: str) -> None:
+    status, output, error = invoke(chslurm, "net", "check", *words.split(), name="chslurm")
+    assert (status, output, error.count("\n")) == (64, "", 1)
+    assert re.match(f"chslurm: {message}", error), error
