@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from chslurm.addresses import AddressLayout, GuestAddress, make_layout
 from chslurm.plan import Guest, Host, Mode, NetworkKind, Plan, TunnelKind
-from chslurm.trial import HostWord
+from chslurm.trial import Door, HostWord
 
 
 class State(StrEnum):
@@ -83,9 +83,6 @@ class Site:
     def node(self) -> str:
         """The address of the node, in the real network."""
         return self.word.addresses[0] if self.word.addresses else "192.0.2.1"
-
-
-Door = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import PurePath
 
 import msgspec
 
+from chslurm.addresses import make_mac
 from chslurm.errors import ChslurmError
 from chslurm.filters import Family
 from chslurm.host.files import write_file
@@ -22,12 +25,13 @@ from chslurm.isolation import make_probes
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
 from chslurm.meta import make_guest_name
-from chslurm.plan import Plan, TunnelKind, plan_digest
-from chslurm.scene import Door, Probe, Scene, Way, make_scene
+from chslurm.plan import Plan, plan_digest
+from chslurm.scene import Probe, Scene, Way, make_scene
 from chslurm.trial import (
     HEARD,
     REPORT_MAX_BYTES,
     SNIFFED,
+    Door,
     GuestOrders,
     GuestPart,
     GuestReport,
@@ -122,10 +126,10 @@ class NetworkTrial:
             what = f"without filters of family {', '.join(without)}" if without else "all filters"
             self._note(f"pass {number + 1} of {len(self._todo)}, {what}: {len(probes)} probes")
             self.passes.append(Pass(number, without, probes))
-            yield from self._go_through(self.passes[-1], kind)
+            yield from self._go_through(self.passes[-1])
         self._tell_guests(end=True)
 
-    def _go_through(self, this: Pass, kind: TunnelKind | None) -> Iterator[_Wait]:
+    def _go_through(self, this: Pass) -> Iterator[_Wait]:
         self._tell_hosts(this)
         yield self._hosts(self._turn)
         guests, hosts = _share_out(this)
@@ -160,17 +164,8 @@ class NetworkTrial:
             this.seen[f"process on {name}"] = set(unpack(word.seen.get(HEARD, "0")))
         for probe in (probe for probe in this.probes if probe.way is Way.TABLE):
             found = self._reports[probe.sender].neighbours.get(probe.address)
-            true = next(self._gateway_macs(probe.address), None)
-            if found not in (true, None):
+            if found not in (make_mac(IPv4Address(probe.address)), None):
                 this.seen.setdefault("tables", set()).add(probe.number)
-
-    def _gateway_macs(self, address: str) -> Iterator[str]:
-        from chslurm.addresses import make_mac
-
-        for host in self._plan.hosts:
-            gateway = self._plan.layout.gateway(host.number)
-            if str(gateway) == address:
-                yield make_mac(gateway)
 
     # -- what is told and waited for ----------------------------------------------------------------------------------
 
@@ -216,8 +211,6 @@ class NetworkTrial:
         return [make_guest_name(guest.id) for guest in self._plan.guests if guest.id not in self._started]
 
     def _settle(self) -> Iterator[_Wait]:
-        import time
-
         until_s = time.monotonic() + _SETTLE_S
         yield _Wait(lambda: ["time"] if time.monotonic() < until_s else [])
 
@@ -233,12 +226,11 @@ def _share_out(
         frames, doors, pings = (
             [probe for probe in ways[way] if probe.sender == guest] for way in (Way.FRAME, Way.DOOR, Way.PING)
         )
-        patience_s = _LATER_PATIENCE_S if this.number else _PATIENCE_S
         part = GuestPart(
             tuple(probe.payload.hex() for probe in frames),
             tuple((probe.address, probe.port) for probe in doors),
             tuple(probe.address for probe in pings),
-            patience_s,
+            _LATER_PATIENCE_S if this.number else _PATIENCE_S,
         )
         guests[guest] = (part, doors, pings)
     for host in {probe.sender for way in (Way.NODE_DATAGRAM, Way.NODE_DOOR) for probe in ways[way]}:
