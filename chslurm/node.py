@@ -137,17 +137,15 @@ class Node:
         """Start them one by one; looking and writing happens in a thread, so that the head is heard meanwhile."""
         accelerator, reason = choose_accelerator(self.plan.accelerator)
         qemu_program = find_qemu()
-        display = None
-        if self.plan.vga:
-            display = await asyncio.to_thread(find_display, qemu_program, self.plan.mode, os.environ)
+        vga, mode = self.plan.vga, self.plan.mode
+        display = await asyncio.to_thread(find_display, qemu_program, mode, os.environ) if vga else None
         image = self.plan.image
         await asyncio.to_thread(check_unchanged, image)
         bundle = await asyncio.to_thread(read_boot_bundle, Path(image.path), image.format)
         with bundle or nullcontext():
             kernel = Kernel(bundle.kernel_fd, bundle.initrd_fd, bundle.command_line) if bundle else None
             boots = f"kernel {bundle.version} from the image" if bundle else "the image's own boot loader"
-            vhost = has_vhost()
-            packets = "; packets by vhost-net" if vhost else ""
+            packets = "; packets by vhost-net" if (vhost := has_vhost()) else ""
             self._tell(EventKind.NODE_NOTE, text=f"guests run with {accelerator.upper()} ({reason}); {boots}{packets}")
             self._warn_of_memory_folders()
             firmware = find_firmware() if kernel and not display else None  # the quick one knows no screens

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from forbidden import NODE, make_forbidden
-from frames import BROADCAST, IP, RST, SYN, make_frame, make_icmp, make_tcp, make_udp
 from shots import GATEWAY, GATEWAY_MAC, MINE, OUTSIDE, SECOND, arriving, from_one, make_rightful, make_shot, mark, say
 from wire import Shot
 
+from chslurm.frames import BROADCAST, IP, RST, SYN, make_frame, make_icmp, make_tcp, make_udp
 from chslurm.plan import Mode
 
 INNER, INNER_MAC = "10.77.0.2", "02:03:00:00:00:02"  # a machine behind this one, in another network
