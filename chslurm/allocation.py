@@ -17,7 +17,7 @@ import hostlist
 
 from chslurm.addresses import MAX_HOSTS
 from chslurm.errors import UsageError
-from chslurm.plan import Mode
+from chslurm.kinds import Mode
 from chslurm.units import parse_count, quote
 
 DEFAULT_KILL_WAIT_S = 30.0
@@ -81,7 +81,7 @@ def needs_records(environment: Mapping[str, str]) -> bool:
 def make_allocation(environment: Mapping[str, str], records: SlurmRecords) -> Allocation:
     """Return the allocation of the job we run in. Raises UsageError when its description makes no sense."""
     _check_kind_of_job(environment)
-    names = _parse_nodelist(_variable(environment, "SLURM_JOB_NODELIST"))
+    names = parse_nodelist(_variable(environment, "SLURM_JOB_NODELIST"), "SLURM_JOB_NODELIST")
     cores = _parse_cores_per_node(_variable(environment, "SLURM_JOB_CPUS_PER_NODE"))
     stated = parse_count(_variable(environment, "SLURM_JOB_NUM_NODES"), "SLURM_JOB_NUM_NODES")
     if not len(names) == len(cores) == stated:
@@ -154,8 +154,8 @@ def _variable(environment: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _parse_nodelist(text: str) -> tuple[str, ...]:
-    name = "SLURM_JOB_NODELIST"
+def parse_nodelist(text: str, name: str) -> tuple[str, ...]:
+    """Return the nodes that variable `name` lists. Raises UsageError for what is no list, or has no nodes' names."""
     try:
         names = tuple(hostlist.expand_hostlist(text, allow_duplicates=True))
     except hostlist.BadHostlist as error:

@@ -43,8 +43,10 @@ def render_explanation(plan: Plan) -> str:
     if len(plan.hosts) > _ALL_PEERS:
         parts.append(f"of the {len(plan.hosts)} ends of the tunnel each host is shown with the first {_SOME_PEERS}\n")
     offer = Offer(plan.accelerator, "FIRMWARE", Kernel(-1, -1, "COMMAND-LINE-OF-THE-IMAGE"), _display(plan))
+    if plan.mode is Mode.CLUSTER and plan.network is not NetworkKind.ROOTLESS:
+        parts.append("where root has made a network for the job, that takes the place of each below\n")
     for host in plan.hosts:
-        if plan.network is NetworkKind.SITE:
+        if plan.network is NetworkKind.SITE and plan.mode is Mode.WORKSTATION:
             parts.append(_render_site(plan, host))
         else:
             parts.extend(_render_own_network(plan, host))

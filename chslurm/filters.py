@@ -14,7 +14,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 
 from chslurm.addresses import OUTSIDE_LINK, AddressLayout, GuestAddress, make_mac
-from chslurm.plan import Mode
+from chslurm.kinds import Mode
 
 
 class Family(StrEnum):
@@ -51,6 +51,7 @@ class Realm:
     relays: tuple[int, ...] = ()
     """Ports of the gateway to which root's rules lead what guests ask at 53 and 22: they show in a bridge, too, if it
     asks iptables (br_netfilter)."""
+    remote: bool = False  # the gateway is behind a port of the bridge, and the bridge itself is nobody's
 
     @property
     def subnet(self) -> IPv4Network:

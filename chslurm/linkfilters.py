@@ -24,7 +24,7 @@ from collections.abc import Mapping
 
 from chslurm.errors import ChslurmError
 from chslurm.filters import Family, Realm, make_set
-from chslurm.plan import Mode
+from chslurm.kinds import Mode
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 _ARP = "ether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4"  # Ethernet and IPv4
@@ -81,16 +81,14 @@ table bridge {realm.table} {{
     }}
     chain input {{
         type filter hook input priority filter; policy drop
-{arriving}        jump sent
-    }}
+{arriving}{_unless_remote(realm, "sent")}    }}
     chain forward {{
         type filter hook forward priority filter; policy drop
 {leaving}        jump got
     }}
     chain output {{
         type filter hook output priority filter; policy drop
-{leaving}        jump got
-    }}
+{leaving}{_unless_remote(realm, "got")}    }}
 }}
 table bridge {realm.table}_again {{
 {ports}{_sets(realm, getting=True)}
@@ -225,6 +223,11 @@ def _sets(realm: Realm, *, sending: bool = False, getting: bool = False) -> str:
 
 def _others(realm: Realm) -> str:
     return make_set("others", "ipv4_addr", realm.others, interval=True)
+
+
+def _unless_remote(realm: Realm, chain: str) -> str:
+    """What the bridge takes for itself, or sends, is judged as all else; there is none when it is nobody's."""
+    return "" if realm.remote else f"        jump {chain}\n"
 
 
 def _leave(realm: Realm, link: str) -> str:

@@ -28,7 +28,7 @@ class EventKind(StrEnum):
 
     NODE_UP = "node_up"  # the task runs and has read its part of the plan
     NODE_NOTE = "node_note"  # text: a choice and its reason, a warning
-    TUNNEL_OFFER = "tunnel_offer"  # address, port: where this host listens; text: why it can't make WireGuard
+    TUNNEL_OFFER = "tunnel_offer"  # address, port: where this host listens, or "site"; text: why no WireGuard
     TUNNEL_MTU = "tunnel_mtu"  # mtu: what really passes to the next host
     FABRIC_READY = "fabric_ready"
     GUEST_STARTED = "guest_started"  # QEMU runs; pid in `status`

@@ -23,8 +23,8 @@ from ipaddress import IPv4Address
 
 from chslurm.addresses import AddressLayout, GuestAddress, make_layout, make_mac
 from chslurm.filters import Family, Realm, make_packet_filters
+from chslurm.kinds import Mode
 from chslurm.linkfilters import make_bridge_filters, make_outside_link_filters, make_tap_filters
-from chslurm.plan import Mode
 
 DEFAULT_MTU = 1500
 UPLINK_IP = "172.22.255.100"
@@ -39,10 +39,11 @@ BRIDGE_OPTIONS = f"stp_state 0 forward_delay 0 mcast_snooping 0 group_fwd_mask {
 
 
 class Place(StrEnum):
-    """A network namespace of the holder."""
+    """A network namespace: of the holder; where root makes the network of a job, the node's own, and one beside it."""
 
     GUESTS = "guests"
     UPLINK = "uplink"
+    NODE = "node"
 
 
 class Tool(StrEnum):
@@ -103,7 +104,7 @@ def make_host_network(host: int, slots: int, mode: Mode, host_ct: int = 1) -> Ho
     guests = tuple(layout.guest(host, slot) for slot in range(1, slots + 1))
     realm = Realm(layout, host, mode, guests)
     steps = [
-        Step(Place.GUESTS, Tool.SYSCTL, _sysctls(forward=True)),
+        Step(Place.GUESTS, Tool.SYSCTL, make_sysctls(forward=True)),
         # before anything is up
         make_filter_step(Place.GUESTS, Family.INET, make_packet_filters(realm)),
         make_filter_step(Place.GUESTS, Family.NETDEV, make_tap_filters(realm)),
@@ -111,7 +112,7 @@ def make_host_network(host: int, slots: int, mode: Mode, host_ct: int = 1) -> Ho
         Step(Place.GUESTS, Tool.IP, _bridge(realm)),
     ]
     if mode is Mode.CLUSTER and host_ct > 1:
-        steps.insert(0, Step(Place.UPLINK, Tool.SYSCTL, _sysctls(forward=False)))
+        steps.insert(0, Step(Place.UPLINK, Tool.SYSCTL, make_sysctls(forward=False)))
     return HostNetwork(host, host_ct, mode, guests, layout.gateway(host), tuple(steps))
 
 
@@ -149,7 +150,8 @@ def make_filter_step(place: Place, family: Family, text: str) -> Step:
     return Step(place, Tool.NFT, text, family)
 
 
-def _sysctls(*, forward: bool) -> str:
+def make_sysctls(*, forward: bool) -> str:
+    """Return the settings of a namespace of our own."""
     return join_lines(
         (
             f"net.ipv4.ip_forward = {int(forward)}",

@@ -14,7 +14,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from chslurm.errors import ChslurmError, ExitCode
 from chslurm.guest import Kernel, Offer, make_machine
 from chslurm.guest_files import make_guest_files
 from chslurm.host.accel import choose_accelerator, find_firmware, find_qemu, has_vhost
+from chslurm.host.anyfabric import AnyFabric, start_any_fabric
 from chslurm.host.attachpoint import make_attach_name
 from chslurm.host.attachserver import AttachServer
 from chslurm.host.bundle import read_boot_bundle
 from chslurm.host.bystander import Bystander, start_bystander
 from chslurm.host.console import Console
 from chslurm.host.disks import check_unchanged, discard, make_guest_disks
-from chslurm.host.fabric import Fabric, start_fabric
 from chslurm.host.keys import read_cluster_keys
 from chslurm.host.lines import listen, tell
 from chslurm.host.qemu import start_qemu
@@ -37,14 +37,12 @@ from chslurm.host.screen import find_display
 from chslurm.host.sharedfiles import read_plan
 from chslurm.host.slurm import check_place
 from chslurm.host.steward import Steward
-from chslurm.host.tapfabric import TapFabric, use_site_network
 from chslurm.host.tunnel import Tunnel
 from chslurm.host.workstation import find_memory_folder_warning
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
-from chslurm.network import make_host_network
 from chslurm.phases import CANCEL_SHARES, Phase
-from chslurm.plan import Host, Mode, NetworkKind, Plan
+from chslurm.plan import Host, Mode, Plan
 
 
 def run_node(
@@ -60,7 +58,7 @@ def run_node(
         host = plan.host(number)
         check_place(plan, host, os.environ)
         # The holder of the namespaces is a fork of this process: made while there is no thread and no event loop.
-        with _start_fabric(plan, host, taps) as fabric:
+        with start_any_fabric(plan, host, taps) as fabric:
             asyncio.run(_live(plan, host, fabric))
     except Exception as error:
         traceback.print_exc()
@@ -70,14 +68,7 @@ def run_node(
     return 0
 
 
-def _start_fabric(plan: Plan, host: Host, taps: Sequence[int]) -> AbstractContextManager[Fabric | TapFabric]:
-    if plan.network is NetworkKind.SITE:
-        return use_site_network([guest.slot for guest in plan.guests_of(host)], taps)
-    network = make_host_network(host.number, host.guest_ct, plan.mode, len(plan.hosts))
-    return start_fabric(network, Path(JobDir(Path(plan.job_dir)).out))
-
-
-async def _live(plan: Plan, host: Host, fabric: Fabric | TapFabric) -> None:
+async def _live(plan: Plan, host: Host, fabric: AnyFabric) -> None:
     await Node(plan, host, fabric).live()
 
 
@@ -89,7 +80,7 @@ def _explained(error: Exception) -> ChslurmError:
 class Node:
     """One host while its guests live."""
 
-    def __init__(self, plan: Plan, host: Host, fabric: Fabric | TapFabric) -> None:
+    def __init__(self, plan: Plan, host: Host, fabric: AnyFabric) -> None:
         self.plan = plan
         self.host = host
         self.fabric = fabric

@@ -10,47 +10,19 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 import msgspec
 
 from chslurm.addresses import AddressLayout, GuestAddress, make_layout
 from chslurm.errors import ChslurmError
+from chslurm.kinds import Accelerator as Accelerator
+from chslurm.kinds import Mode as Mode
+from chslurm.kinds import NetworkKind as NetworkKind
+from chslurm.kinds import TunnelKind as TunnelKind
 from chslurm.units import LATEST_UNIX_S
 
 PLAN_FORMAT = 3
 """Raised when a field changes its meaning; a host refuses a plan of another format."""
-
-
-class Mode(StrEnum):
-    """Where a cluster runs: on this one machine, or on the nodes of a SLURM allocation."""
-
-    WORKSTATION = "workstation"
-    CLUSTER = "cluster"
-
-
-class Accelerator(StrEnum):
-    """What runs a guest's processor. AUTO: KVM where it truly works, else TCG; each host decides and says why."""
-
-    AUTO = "auto"
-    KVM = "kvm"
-    TCG = "tcg"
-
-
-class TunnelKind(StrEnum):
-    """What joins hosts. AUTO: WireGuard where every host can make it, else VXLAN; the hosts find out and say why."""
-
-    AUTO = "auto"
-    WIREGUARD = "wireguard"
-    VXLAN = "vxlan"
-
-
-class NetworkKind(StrEnum):
-    """Whose network guests are in. AUTO: one that root has made, where there is one with room, else our own."""
-
-    AUTO = "auto"
-    SITE = "site"
-    ROOTLESS = "rootless"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +164,7 @@ class Plan:
     disks: Disks
     accelerator: Accelerator
     tunnel: TunnelKind
-    network: NetworkKind  # SITE or ROOTLESS
+    network: NetworkKind  # AUTO on a cluster only, where each host looks whether root has made one
     network_reason: str  # why; empty when there was no choice
     vni: int  # VXLAN network identifier, random, 24 bits; 0 when there is only one host
     outside: bool  # guests reach the outside by NAT

@@ -133,9 +133,11 @@ def make_plan(request: Request, allocation: Allocation, facts: Facts) -> Plan:
 def _choose_network(request: Request, allocation: Allocation, facts: Facts, guest_ct: int) -> tuple[NetworkKind, str]:
     """Return whose network guests are in, and why. Raises UsageError when that of --network can't be had."""
     wanted, offer = request.network, facts.site
+    if allocation.mode is Mode.CLUSTER:  # the hosts find out
+        return wanted, "" if wanted is NetworkKind.AUTO else "as --network says"
     if wanted is NetworkKind.ROOTLESS or (offer is None and wanted is NetworkKind.AUTO):
         return NetworkKind.ROOTLESS, "as --network says" if wanted is NetworkKind.ROOTLESS else ""
-    if offer is None or allocation.mode is not Mode.WORKSTATION:
+    if offer is None:
         hint = "see docs/operators.md, or leave it out"
         raise UsageError(f"--network {wanted}: root has made no network for guests here", hint=hint)
     if len(offer.slots) >= guest_ct:
@@ -244,10 +246,11 @@ def _render_mode(plan: Plan) -> str:
 def _render_guests(plan: Plan) -> str:
     counts = sorted({host.guest_ct for host in plan.hosts})
     each = "" if len(plan.hosts) == 1 else f", {'-'.join(map(str, counts))} each"
-    return f"{len(plan.guests)} on {_render_names([host.name for host in plan.hosts])}{each}"
+    return f"{len(plan.guests)} on {render_names([host.name for host in plan.hosts])}{each}"
 
 
-def _render_names(names: Sequence[str], shown: int = 8) -> str:
+def render_names(names: Sequence[str], shown: int = 8) -> str:
+    """Return some names, and how many more there are."""
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
@@ -276,9 +279,10 @@ def _render_network(plan: Plan) -> str:
         also = " and your other guests in it" if plan.network is NetworkKind.SITE else ""
         reach = "by NAT the outside, and of this host only ssh, if it has a server (chguNhost)"
         return f"{why}guests reach each other{also}, {reach}"
-    if len(plan.hosts) == 1:
-        return "guests reach nothing but each other"
-    return f"guests reach nothing but each other; {_TUNNELS[plan.tunnel].format(plan.vni)}"
+    why = f"{plan.network} ({plan.network_reason}): " if plan.network_reason else ""
+    text = f"{why}guests reach nothing but each other"
+    own_tunnel = len(plan.hosts) > 1 and plan.network is not NetworkKind.SITE
+    return f"{text}; {_TUNNELS[plan.tunnel].format(plan.vni)}" if own_tunnel else text
 
 
 def _one_line(text: str) -> str:

@@ -16,8 +16,9 @@ from ipaddress import IPv4Interface
 from chslurm.addresses import GuestAddress, make_layout, make_mac
 from chslurm.errors import ChslurmError, UsageError
 from chslurm.filters import Realm
+from chslurm.kinds import Mode
 from chslurm.network import BRIDGE_OPTIONS, Tool
-from chslurm.plan import Mode
+from chslurm.settings import parse_lines
 from chslurm.sitefilters import NAMES_PORT, SSH_PORT, SiteRealm, make_site_filters, make_table_removal, name_tables
 from chslurm.units import parse_count, quote
 
@@ -32,9 +33,6 @@ ports that Linux gives to programs that ask for none."""
 
 _HOST = 1  # a workstation is the only host of its clusters
 _LAYOUT = make_layout(1)
-_SETTING = re.compile(
-    r"([A-Za-z_][A-Za-z0-9_]*)=(?:\"([^\"$`\\]*)\"|'([^']*)'|([^\s\"'$`\\#;&|<>()*?\[\]{}~!]*))\s*(?:\s#.*)?"
-)
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}", re.ASCII)
 _LINK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}", re.ASCII)
 _TAP = re.compile(r"chtap([1-9][0-9]{0,2})", re.ASCII)
@@ -112,7 +110,7 @@ def parse_settings(text: str, name: str = CONFIG_FILE) -> Settings:
 
     Raises UsageError for whatever a shell would do more with, unknown and missing keys, and impossible values.
     """
-    values = _parse_lines(text, name)
+    values = parse_lines(text, name, ("TAP_OWNER", "FWD_IFACE", "TAP_CT", "CHSLURM"))
     for key in ("TAP_OWNER", "FWD_IFACE"):
         if not values.get(key):
             raise UsageError(f"{name}: {key} is not set", hint=f"add a line {key}=...; see docs/operators.md")
@@ -123,25 +121,6 @@ def parse_settings(text: str, name: str = CONFIG_FILE) -> Settings:
         raise UsageError(f"{name}: FWD_IFACE {quote(link)}: not an interface to the outside", hint="see ip link")
     count = parse_count(values.get("TAP_CT") or str(DEFAULT_TAP_CT), f"{name}: TAP_CT", most=MOST_TAPS)
     return Settings(owner, link, count)
-
-
-def _parse_lines(text: str, name: str) -> dict[str, str]:
-    values: dict[str, str] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        found = _SETTING.fullmatch(line.strip())
-        if not found or not line.replace("\t", " ").isprintable():
-            hint = "write KEY=VALUE; nothing in this file is run"
-            raise UsageError(f"{name} line {number}: {quote(line)}: not a setting", hint=hint)
-        key, value = found[1], next((part for part in found.groups()[1:] if part is not None), "")
-        if key not in ("TAP_OWNER", "FWD_IFACE", "TAP_CT", "CHSLURM"):
-            known = "TAP_OWNER, FWD_IFACE, TAP_CT and CHSLURM"
-            raise UsageError(f"{name} line {number}: {quote(key)}: unknown", hint=f"known are {known}")
-        if key in values:
-            raise UsageError(f"{name} line {number}: {key} is set twice", hint="keep one of them")
-        values[key] = value
-    return values
 
 
 def make_steps(site: Site) -> tuple[SiteStep, ...]:

@@ -14,7 +14,7 @@ from pathlib import PurePath
 
 from chslurm.jobdir import JobDir
 from chslurm.meta import make_guest_name
-from chslurm.plan import NetworkKind, Plan
+from chslurm.plan import Mode, NetworkKind, Plan
 
 _NAMES_A_LINE = 500
 
@@ -45,7 +45,7 @@ def render_ssh_config(plan: Plan, program: Sequence[str]) -> str:
     )
     for block in blocks:
         text += _render_block(block, settings)
-    if plan.network is NetworkKind.SITE:
+    if plan.network is NetworkKind.SITE and plan.mode is Mode.WORKSTATION:  # the host itself reaches them
         addresses = [str(plan.address(guest).ip) for guest in plan.guests]
         text += _render_block(addresses, settings[:-1])
     return text

@@ -14,9 +14,9 @@ from ipaddress import IPv4Address, collapse_addresses
 
 from chslurm.addresses import AddressLayout, make_mac
 from chslurm.filters import Family, make_more_peers, make_uplink_filters, make_uplink_link_filters
+from chslurm.kinds import TunnelKind
 from chslurm.linkfilters import make_tunnel_link_filters
 from chslurm.network import GUESTS_NETNS, HostNetwork, Place, Step, Tool, join_lines, make_filter_step, make_uplink
-from chslurm.plan import TunnelKind
 from chslurm.wgdevice import FAMILY, WireGuardPeer, render_device
 
 OVERHEAD = {TunnelKind.VXLAN: 50, TunnelKind.WIREGUARD: 60}
@@ -25,6 +25,9 @@ OVERHEAD = {TunnelKind.VXLAN: 50, TunnelKind.WIREGUARD: 60}
 VXLAN: inner Ethernet 14, outer IPv4 20, UDP 8, VXLAN 8 (RFC 7348). WireGuard: outer IPv4 20, UDP 8, its header 16 and
 tag 16; it pads packets to a multiple of 16, but never beyond the MTU of its device.
 """
+
+JOINED = "site"
+"""In place of a host's address: its guests are in a network that root has made."""
 
 _PEERS_IN_STEP = 4000
 _TUNNEL_MAC = 1  # see make_mac: 0 is the bridge
@@ -39,6 +42,22 @@ class Peer:
     udp_port: int
     obstacle: str = ""  # why this host can't make WireGuard
 
+    @property
+    def joined(self) -> bool:
+        """Whether root has joined this host to the others already."""
+        return self.address == JOINED
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """The device vx0 and what belongs to it."""
+
+    mtu: int
+    link: str  # makes it, for `ip`, where its underside is
+    filters: Step  # before it is up
+    told: Step  # who is behind it
+    routes: str  # it is up, and used; for `ip`, in GUESTS
+
 
 def make_tunnel_steps(
     network: HostNetwork, peers: Sequence[Peer], vni: int, path_mtu: int, public_keys: Mapping[int, str] | None = None
@@ -49,11 +68,30 @@ def make_tunnel_steps(
     between any two of them; `vni` is the 24-bit number of the virtual network. With the `public_keys` of all hosts the
     tunnel is WireGuard.
     """
-    layout = network.layout
     own = next(peer for peer in peers if peer.host_number == network.host)
     others = [peer for peer in peers if peer is not own]
+    joint = make_joint(network, own, others, vni, path_mtu, public_keys)
+    resize = [f"link set dev {link} mtu {joint.mtu}" for link in ("br0", *(guest.tap for guest in network.guests))]
+    return (
+        *_uplink_filters(own.udp_port, [(peer.address, peer.udp_port) for peer in others]),
+        Step(Place.UPLINK, Tool.IP, make_uplink(f"{own.address}/32", path_mtu) + joint.link),
+        joint.filters,
+        joint.told,
+        Step(Place.GUESTS, Tool.IP, join_lines(resize) + joint.routes),
+    )
+
+
+def make_joint(
+    network: HostNetwork,
+    own: Peer,
+    others: Sequence[Peer],
+    vni: int,
+    path_mtu: int,
+    public_keys: Mapping[int, str] | None = None,
+) -> Joint:
+    """Return what leads from the guests of one host to those of `others`, wherever its underside is."""
+    layout = network.layout
     mtu = make_guest_mtu(path_mtu, TunnelKind.WIREGUARD if public_keys else TunnelKind.VXLAN)
-    resize = [f"link set dev {link} mtu {mtu}" for link in ("br0", *(guest.tap for guest in network.guests))]
     if public_keys:
         link, told = _wireguard(layout, own, others, public_keys, mtu)
         routes = _direct_routes(network, others)
@@ -61,13 +99,8 @@ def make_tunnel_steps(
         link, told = _vxlan(layout, own, others, vni, mtu)
         routes = _routes(network, others)
     arriving = make_tunnel_link_filters(network.realm, None if public_keys else _tunnel_mac(network.gateway))
-    return (
-        *_uplink_filters(own.udp_port, [(peer.address, peer.udp_port) for peer in others]),
-        Step(Place.UPLINK, Tool.IP, make_uplink(f"{own.address}/32", path_mtu) + link),
-        make_filter_step(Place.GUESTS, Family.NETDEV, arriving),
-        told,
-        Step(Place.GUESTS, Tool.IP, join_lines([*resize, "link set dev vx0 up", *routes])),
-    )
+    filters = make_filter_step(Place.GUESTS, Family.NETDEV, arriving)
+    return Joint(mtu, link, filters, told, join_lines(["link set dev vx0 up", *routes]))
 
 
 def make_guest_mtu(path_mtu: int, kind: TunnelKind) -> int:

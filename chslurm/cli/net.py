@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from chslurm.cli.options import DIR, FILE, find_current_directory, make_path
 from chslurm.site import CONFIG_FILE, render_site
+from chslurm.slurmjob import SETTINGS_FILE
 
 
 @click.group()
@@ -74,7 +77,6 @@ def check(
 
     Ends with 0 when all is well, with 1 when a row has failed or its control has, with 70 when it could not be done.
     """
-    import os
     import sys
 
     from chslurm.cli.progress import start_progress
@@ -95,3 +97,38 @@ def check(
     else:
         click.echo("\n".join([*render_columns([HEADINGS, *render_lines(report.rows)]), render_verdict(report.rows)]))
     return 0 if report.good else 1
+
+
+_OF_JOBS = click.option("--config", type=FILE, default=SETTINGS_FILE, show_default=True, help="Settings.")
+_EXPLAIN = click.option("--explain", is_flag=True, help="Print what root would run for the job, and end.")
+
+
+@net.command()
+@_OF_JOBS
+@_EXPLAIN
+def prolog(config: str, explain: bool) -> int:
+    """Make the network of the SLURM job that the environment tells of; for SLURM's Prolog.
+
+    What is read: SLURM_JOB_ID, SLURM_JOB_UID, SLURM_JOB_PARTITION, SLURM_JOB_CONSTRAINTS, SLURM_JOB_NODELIST (or
+    SLURM_NODELIST) and SLURMD_NODENAME. Ends with 0 also when the job is to have none; else the job is not to start.
+    """
+    return _serve_job("prolog", config, explain=explain)
+
+
+@net.command()
+@_OF_JOBS
+@_EXPLAIN
+def epilog(config: str, explain: bool) -> int:
+    """Remove the network of the SLURM job SLURM_JOB_ID; for SLURM's Epilog."""
+    return _serve_job("epilog", config, explain=explain)
+
+
+def _serve_job(verb: str, config: str, *, explain: bool) -> int:
+    from chslurm.cli.prolog import run
+    from chslurm.prolog import explain_prolog
+
+    path = make_path(config).absolute()
+    if not explain:
+        return run(verb, path)
+    click.echo(explain_prolog(os.environ, path, epilog=verb == "epilog"), nl=False)
+    return 0

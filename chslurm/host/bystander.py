@@ -21,13 +21,13 @@ import msgspec
 
 from chslurm.errors import ChslurmError
 from chslurm.filters import Family
+from chslurm.host.anyfabric import AnyFabric
 from chslurm.host.fabric import Fabric
 from chslurm.host.lines import tell
 from chslurm.host.nameserver import read_resolvers
 from chslurm.host.pasta import ADMIN_PATH
 from chslurm.host.process import run
 from chslurm.host.sharedfiles import read_shared
-from chslurm.host.tapfabric import TapFabric
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind
 from chslurm.plan import Host, Plan
@@ -42,7 +42,7 @@ _WELL_KNOWN = (22, 53, 111, 2049, 6817, 6818)
 class Bystander:
     """A process on the node while the network is checked."""
 
-    def __init__(self, plan: Plan, host: Host, fabric: Fabric | TapFabric) -> None:
+    def __init__(self, plan: Plan, host: Host, fabric: AnyFabric) -> None:
         self.plan, self.host, self.fabric = plan, host, fabric
         self.seen: dict[str, set[tuple[int, int]]] = {SNIFFED: set(), HEARD: set()}
         self._mark = bytes.fromhex(plan.cluster_id[:8])
@@ -130,7 +130,7 @@ class Bystander:
         tell(Event(EventKind.TRIAL, self.host.number, text=msgspec.json.encode(word).decode()))
 
 
-async def start_bystander(plan: Plan, host: Host, fabric: Fabric | TapFabric) -> Bystander | None:
+async def start_bystander(plan: Plan, host: Host, fabric: AnyFabric) -> Bystander | None:
     """Return the bystander of this host, which has said who it is; None for any cluster but those of a check."""
     if not plan.trial:
         return None

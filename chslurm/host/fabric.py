@@ -145,17 +145,7 @@ class Fabric:
 
     async def connect(self, address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to a guest from inside its network. Raises ChslurmError when it does not answer."""
-        end = self._holder.make_socket()
-        end.setblocking(False)
-        try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await asyncio.get_running_loop().sock_connect(end, (address, port))
-        except (OSError, TimeoutError) as error:
-            end.close()
-            why = getattr(error, "strerror", None) or f"no answer in {_CONNECT_TIMEOUT_S:g} s"
-            hint = "has the guest booted?"
-            raise ChslurmError(f"can't connect to {address} port {port}: {why}", hint=hint) from error
-        return await asyncio.open_connection(sock=end)
+        return await connect_from(self._holder, address, port)
 
     def close(self) -> None:
         """End everything; nothing of the network is left but what QEMU still has open."""
@@ -216,6 +206,21 @@ def start_fabric(network: HostNetwork, log_dir: Path) -> Iterator[Fabric]:
         yield fabric
     finally:
         fabric.close()
+
+
+async def connect_from(holder: Holder, address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a guest from the namespace of a holder. Raises ChslurmError when it does not answer."""
+    end = holder.make_socket()
+    end.setblocking(False)
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            await asyncio.get_running_loop().sock_connect(end, (address, port))
+    except (OSError, TimeoutError) as error:
+        end.close()
+        why = getattr(error, "strerror", None) or f"no answer in {_CONNECT_TIMEOUT_S:g} s"
+        hint = "has the guest booted?"
+        raise ChslurmError(f"can't connect to {address} port {port}: {why}", hint=hint) from error
+    return await asyncio.open_connection(sock=end)
 
 
 def own_address(toward: str) -> str:

@@ -26,6 +26,14 @@ def read_addresses() -> dict[str, tuple[str, ...]]:
     }
 
 
+def find_link_alias(name: str) -> str:
+    """Return what root has written to a link that is up; empty when there is none. Raises ChslurmError."""
+    if not has_link(name):
+        return ""
+    entry = next(iter(_ask_ip("link", "show", "dev", name)), {})
+    return str(entry.get("ifalias", "")) if "UP" in entry.get("flags", []) else ""
+
+
 def has_link(name: str) -> bool:
     """Say whether there is a link of this name, without starting a program."""
     return any(name == link for _, link in socket.if_nameindex())

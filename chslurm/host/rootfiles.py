@@ -18,7 +18,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
 
 from chslurm.errors import ChslurmError, UsageError
-from chslurm.host.files import write_file
 
 STATE_FOLDER = Path("/run/chslurm-site")
 
@@ -98,8 +97,15 @@ def lock_state(folder: Path = STATE_FOLDER) -> Iterator[Path]:
         os.close(fd)
 
 
+def make_state_folder(folder: Path) -> None:
+    """Make a folder of root's for folders of state, which stays. Raises ChslurmError when somebody else has made it."""
+    os.close(_open_folder(folder))
+
+
 def write_state(folder: Path, name: str, data: bytes) -> None:
     """Write a file of the held folder, whole or not at all. Raises ChslurmError."""
+    from chslurm.host.files import write_file
+
     try:
         for left in folder.glob(f".{name}.*"):  # of one that was killed while it wrote
             left.unlink()

@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from chslurm.errors import ChslurmError
 from chslurm.host.links import has_link, read_links
-from chslurm.plan import NetworkKind, Plan
+from chslurm.plan import Mode, NetworkKind, Plan
 from chslurm.planner import SiteOffer
 from chslurm.site import BRIDGE, find_slot, make_tap_name
 
@@ -73,7 +73,7 @@ def take_site_taps(plan: Plan) -> Taps:
     """
     taps = Taps(())
     try:
-        for guest in plan.guests if plan.network is NetworkKind.SITE else ():
+        for guest in plan.guests if plan.network is NetworkKind.SITE and plan.mode is Mode.WORKSTATION else ():
             taps.fds += (_take(make_tap_name(guest.slot)),)
     except BaseException:
         taps.close()

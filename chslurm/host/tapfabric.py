@@ -27,6 +27,40 @@ _RTMGRP_LINK = 1
 _CONNECT_TIMEOUT_S = 20.0
 
 
+class LinkWatch:
+    """Links that root has made, and that have to stay."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Watch links of these names. Raises ChslurmError when one is gone already."""
+        self._names = tuple(names)
+        self._links = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        self._links.bind((0, _RTMGRP_LINK))
+        self._indexes = self._read_indexes()
+        if 0 in self._indexes.values():
+            raise _gone()
+
+    def fileno(self) -> int:
+        """Readable when something has happened to a link of this host."""
+        return self._links.fileno()
+
+    def check(self) -> None:
+        """Raise ChslurmError when one of the links is gone, or another in its place."""
+        with suppress(BlockingIOError, OSError):  # what was missed does not matter: we look ourselves
+            while self._links.recv(65536):
+                pass
+        if self._read_indexes() != self._indexes:
+            raise _gone()
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._links.close()
+
+    def _read_indexes(self) -> dict[str, int]:
+        """The numbers of our links: a link that was made anew has another."""
+        numbers = {name: number for number, name in socket.if_nameindex()}
+        return {name: numbers.get(name, 0) for name in self._names}
+
+
 class TapFabric:
     """The network of the guests here; made by `use_site_network`."""
 
@@ -37,11 +71,7 @@ class TapFabric:
         self._taps = Taps(taps)
         self._guests = {slot: make_site_guest(slot) for slot in slots}
         self._relays: list[NameRelay | StreamRelay] = []
-        self._links = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
-        self._links.bind((0, _RTMGRP_LINK))
-        self._indexes = self._read_indexes()
-        if 0 in self._indexes.values():
-            raise _gone()
+        self._links = LinkWatch((BRIDGE, *(guest.tap for guest in self._guests.values())))
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -54,11 +84,7 @@ class TapFabric:
 
     def check(self) -> None:
         """Raise ChslurmError when links that our guests need are gone, or others in their place."""
-        with suppress(BlockingIOError, OSError):  # what was missed does not matter: we look ourselves
-            while self._links.recv(65536):
-                pass
-        if self._read_indexes() != self._indexes:
-            raise _gone()
+        self._links.check()
 
     def close_taps(self) -> None:
         """Close our TAP descriptors, once QEMU has inherited them."""
@@ -90,11 +116,6 @@ class TapFabric:
             relay.close()
         self.close_taps()
         self._links.close()
-
-    def _read_indexes(self) -> dict[str, int]:
-        """The numbers of our links: a link that was made anew has another."""
-        numbers = {name: number for number, name in socket.if_nameindex()}
-        return {name: numbers.get(name, 0) for name in (BRIDGE, *(guest.tap for guest in self._guests.values()))}
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import msgspec
 from chslurm.errors import ChslurmError
 from chslurm.guest_files import ClusterKeys
 from chslurm.host.fabric import Fabric, own_address
+from chslurm.host.jobtaps import JobFabric
 from chslurm.host.keys import make_token
 from chslurm.host.lines import tell
 from chslurm.host.pathmtu import PathProbe
@@ -26,14 +27,15 @@ from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
 from chslurm.network import DEFAULT_MTU
 from chslurm.plan import Host, Mode, Plan, TunnelKind
-from chslurm.tunnel import Peer, make_guest_mtu
+from chslurm.planner import render_names
+from chslurm.tunnel import JOINED, Peer, make_guest_mtu
 from chslurm.wireguard import HostKeys, choose_tunnel, derive_host_keys
 
 
 class Tunnel:
     """One host's part in joining."""
 
-    def __init__(self, plan: Plan, host: Host, fabric: Fabric | TapFabric, keys: ClusterKeys) -> None:
+    def __init__(self, plan: Plan, host: Host, fabric: Fabric | TapFabric | JobFabric, keys: ClusterKeys) -> None:
         self.plan = plan
         self.keys = keys
         self.host = host
@@ -51,11 +53,23 @@ class Tunnel:
     async def join(self) -> int:
         """Complete the network; return the MTU of guests in bytes. Raises ChslurmError."""
         if self.plan.mode is Mode.WORKSTATION:
+            assert not isinstance(self.fabric, JobFabric)
             self._tell(EventKind.NODE_NOTE, text=self.fabric.join_outside())
             return DEFAULT_MTU
+        if isinstance(self.fabric, JobFabric):
+            self._tell(EventKind.NODE_NOTE, text=self.fabric.describe())
         if len(self.plan.hosts) == 1:
             return DEFAULT_MTU
+        if isinstance(self.fabric, JobFabric):
+            return await self._meet_hosts(self.fabric)
         return await self._join_hosts()
+
+    async def _meet_hosts(self, fabric: JobFabric) -> int:
+        """Root has joined the hosts: they only agree that it is so, and on the MTU of guests."""
+        self._tell(EventKind.TUNNEL_OFFER, address=JOINED)
+        self._check_alike(await self._read_peers(await self._orders[OrderKind.PEERS]))
+        self._tell(EventKind.TUNNEL_MTU, mtu=fabric.offer.mtu)
+        return (await self._orders[OrderKind.MTU]).mtu
 
     async def _join_hosts(self) -> int:
         assert isinstance(self.fabric, Fabric)
@@ -66,6 +80,7 @@ class Tunnel:
                 address, obstacle = own_address(self._someone()), self._find_wireguard_obstacle(self.fabric)
                 self._tell(EventKind.TUNNEL_OFFER, address=address, port=port.getsockname()[1], text=obstacle)
                 peers = await self._read_peers(await self._orders[OrderKind.PEERS])
+                self._check_alike(peers)
                 kind = self._choose(peers)
                 following = peers[self.host.number % len(peers)]
                 self._tell(EventKind.TUNNEL_MTU, mtu=await probe.measure(following, self.plan.deadlines.tunnel_s))
@@ -78,6 +93,15 @@ class Tunnel:
                 text = f"this release of pasta leaves the tunnel's port open to the other users of the node, {harm}"
                 self._tell(EventKind.NODE_NOTE, text=text)
         return make_guest_mtu(path_mtu, kind)
+
+    def _check_alike(self, peers: list[Peer]) -> None:
+        """Raise ChslurmError when root has made a network on some hosts, and not on others."""
+        with_it = [self.plan.host(peer.host_number).name for peer in peers if peer.joined]
+        without = [self.plan.host(peer.host_number).name for peer in peers if not peer.joined]
+        if with_it and without:
+            places = f"on {render_names(with_it)}, and not on {render_names(without)}"
+            hint = "use --network rootless, and tell the site"
+            raise ChslurmError(f"can't join the hosts: root has made a network for this job {places}", hint=hint)
 
     def _find_wireguard_obstacle(self, fabric: Fabric) -> str:
         """Raise ChslurmError when this host can't do what it must."""

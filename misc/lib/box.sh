@@ -131,7 +131,8 @@ box_up() { # NODES KILL_WAIT MTU
     mkdir -p "$BOX"
     mount -t tmpfs -o mode=755 chslurm-box "$BOX"
     mount --make-private "$BOX"
-    mkdir -m 755 "$BOX"/{ns,etc,log,spool}
+    mkdir -m 755 "$BOX"/{ns,etc,log,spool,site}
+    mkdir -p /run/chslurm-jobs
     mount -t tmpfs -o mode=755 chslurm-box "$BOX/ns"
     mount --make-private "$BOX/ns"
     echo "$options" >"$BOX/options"
@@ -187,6 +188,7 @@ box_down() {
     done
     [[ $made_netns ]] && remove_netns_folder
     rm -rf --one-file-system "$BOX"
+    rmdir /run/chslurm-jobs 2>/dev/null || true
     say "the box is down"
 }
 

@@ -11,6 +11,11 @@ hostname "$2"
 umount --lazy --recursive /run/netns
 umount --lazy --recursive "$box/ns"
 
+
+# What root's prolog makes for a job: namespaces with a name, and what is remembered of them.
+mount -t tmpfs -o mode=755,size=1m tmpfs /run/netns
+mount -t tmpfs -o mode=700,size=1m tmpfs /run/chslurm-jobs
+
 mount --bind "$box/hosts" /etc/hosts
 if [ -d /etc/slurm ]; then # for jobs with an empty environment (sbatch --export=NONE)
     mount --bind "$box/etc" /etc/slurm

@@ -54,8 +54,24 @@ MessageTimeout=$((10 + $1 / 4))
 # As many nodes as wanted, whatever this machine has.
 SlurmdParameters=config_overrides
 NodeName=$nodes CPUs=$cpus RealMemory=$mib State=UNKNOWN
+Prolog=$BOX/site/prolog
+Epilog=$BOX/site/epilog
+PartitionName=site Nodes=ALL DefMemPerCPU=$((mib / cpus)) DefaultTime=1:00:00 MaxTime=1-0 State=UP
 PartitionName=batch Nodes=ALL Default=YES DefMemPerCPU=$((mib / cpus)) DefaultTime=1:00:00 MaxTime=1-0 State=UP
 END
+}
+
+# What root runs before and after jobs: for those of the partition `site` the real thing, as a site installs it.
+write_prolog() {
+    local verb
+    cp "$repo/misc/slurm-prolog" "$BOX/site/slurm-prolog"
+    cp "$repo/misc/slurm-prolog" "$BOX/site/slurm-epilog"
+    for verb in prolog epilog; do
+        # shellcheck disable=SC2016 # for the inner shell
+        printf '#!/bin/sh\n[ "$SLURM_JOB_PARTITION" = site ] || exit 0\nexec "%s"\n' "$BOX/site/slurm-$verb" >"$BOX/site/$verb"
+    done
+    chmod 755 "$BOX"/site/*
+    printf '%s\n' JOBS=partition:site TAPS=4 "CHSLURM=$(state_dir)/venv/bin/chslurm" >"$BOX/site/network.conf"
 }
 
 start_munge() {
@@ -72,6 +88,7 @@ start_munge() {
 start_slurm() { # NODES KILL_WAIT
     local node
     write_slurm_conf "$@" >"$BOX/etc/slurm.conf"
+    write_prolog
     mkdir -m 700 "$BOX/state"
     start_munge
     start_daemon login slurmctld.out slurmctld -D -f "$SLURM_CONF"
@@ -91,7 +108,7 @@ slurm_is_well() { # NODES
     local well daemons
     daemons=$(box_processes | xargs -r ps -o comm= -p | grep -cx slurmd)
     ((daemons >= $1)) || return
-    well=$(inside login timeout 5 sinfo --noheader --Node --format=%T 2>/dev/null | grep -cxE 'idle|mixed|allocated|completing')
+    well=$(inside login timeout 5 sinfo --noheader --partition=batch --Node --format=%T 2>/dev/null | grep -cxE 'idle|mixed|allocated|completing')
     ((well == $1))
 }
 

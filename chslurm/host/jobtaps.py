@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network of one host where root's prolog has made it for our job: found, taken, used. Filters are root's.
+
+It is to the task what `fabric.Fabric` is. Guests are at TAPs in the node's own namespace, where nobody has an address
+in their network. The user's own way to them is one more TAP, whose frames are passed on to a namespace of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from chslurm.errors import ChslurmError
+from chslurm.host.fabric import connect_from
+from chslurm.host.links import find_link_alias
+from chslurm.host.netholder import Holder, start_holder
+from chslurm.host.relay import Stream
+from chslurm.host.sitetaps import Taps, open_site_tap
+from chslurm.host.tapfabric import LinkWatch
+from chslurm.jobnet import JobNames, JobOffer, make_port_network, parse_alias
+from chslurm.plan import Host, NetworkKind, Plan
+
+_PORT = "port0"
+_FRAME_BYTES = 65536 + 64
+
+
+class JobFabric:
+    """The network of the guests here; made by `use_job_network`."""
+
+    warning = ""
+    """As `fabric.Fabric` has one: what root loads is loaded wholly, or there is no network."""
+
+    def __init__(self, names: JobNames, offer: JobOffer, taps: Taps, log: Path) -> None:
+        """Take over `taps`: those of guests, then the user's own."""
+        self.offer = offer
+        *guests, self._port = taps.fds
+        self._taps = Taps(guests)
+        self._links = LinkWatch([names.bridge, *(names.tap(slot) for slot in range(1, len(guests) + 1))])
+        self._holder: Holder | None = None
+        self._own_port = -1
+        self._obstacle = ""
+        try:
+            self._holder, (self._own_port,) = start_holder(make_port_network(offer, _PORT), log)
+        except ChslurmError as error:
+            self._obstacle = str(error)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Descriptors in slot order, ours until `close_taps`."""
+        return self._taps.fds
+
+    def fileno(self) -> int:
+        """Readable when something has happened to a link of this host."""
+        return self._links.fileno()
+
+    def check(self) -> None:
+        """Raise ChslurmError when links that our guests need are gone, or others in their place."""
+        self._links.check()
+
+    def close_taps(self) -> None:
+        """Close our TAP descriptors, once QEMU has inherited them."""
+        self._taps.close()
+
+    def describe(self) -> str:
+        """Return a line for the user."""
+        way = f"; without a way from here to guests ({self._obstacle})" if self._obstacle else ""
+        joint = "" if self.offer.tunnel == "none" else f", hosts joined by {self.offer.tunnel.upper()}"
+        return f"network: site, made by root for this job{joint}{way}"
+
+    async def connect(self, address: str, port: int) -> Stream:
+        """Connect to a guest. Raises ChslurmError when it does not answer, or there is no way."""
+        if self._holder is None:
+            raise ChslurmError(
+                f"can't connect to {address} port {port}: in a network made by root that takes a user namespace: "
+                f"{self._obstacle}"
+            )
+        self._begin_passing()
+        return await connect_from(self._holder, address, port)
+
+    def close(self) -> None:
+        """Give the TAPs back, as far as QEMU has done so, too."""
+        self.close_taps()
+        self._links.close()
+        for fd in {self._port, self._own_port} - {-1}:
+            os.close(fd)
+        if self._holder:
+            self._holder.end()
+
+    def _begin_passing(self) -> None:
+        loop = asyncio.get_running_loop()
+        for source, target in ((self._port, self._own_port), (self._own_port, self._port)):
+            loop.add_reader(source, self._pass, source, target)
+
+    def _pass(self, source: int, target: int) -> None:
+        """Pass a frame on, with the header that both TAPs have; what has no room is lost, as on any wire."""
+        try:
+            frame = os.read(source, _FRAME_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:  # the link is gone; see `check`
+            asyncio.get_running_loop().remove_reader(source)
+            return
+        with suppress(OSError):
+            os.write(target, frame)
+
+
+def find_job_network(plan: Plan, host: Host) -> tuple[JobOffer | None, str]:
+    """Return the network that root has made for our job on this host, if it is one for this plan, and why it is not.
+
+    Raises ChslurmError when the plan demands one that is not there.
+    """
+    if plan.network is NetworkKind.ROOTLESS or not plan.slurm_job_id:
+        return None, ""
+    text = find_link_alias(JobNames(int(plan.slurm_job_id)).bridge)
+    offer, needed = parse_alias(text), max(other.guest_ct for other in plan.hosts)
+    why = ""
+    if offer is None:
+        why = "root has made none for this job"
+    elif (offer.host, offer.host_ct) != (host.number, len(plan.hosts)):
+        why = f"root's is for node {offer.host} of {offer.host_ct}, this is host {host.number} of {len(plan.hosts)}"
+    elif offer.tap_ct < needed:
+        why = f"root's has room for {offer.tap_ct} guests on each node, {needed} needed"
+    if why and plan.network is NetworkKind.SITE:
+        raise ChslurmError(f"can't use a network made by root on {host.name}: {why}", hint="leave out --network site")
+    return (None, "" if offer is None else why) if why else (offer, "")
+
+
+@contextmanager
+def use_job_network(plan: Plan, host: Host, offer: JobOffer, log_dir: Path) -> Iterator[JobFabric]:
+    """Use the TAPs of our job's network. Call before any thread or event loop exists. Raises ChslurmError."""
+    names = JobNames(int(plan.slurm_job_id))
+    slots = [guest.slot for guest in plan.guests_of(host)]
+    taps = _take(names, [*slots, plan.layout.most_guests])
+    fabric = JobFabric(names, offer, taps, log_dir / f"net_{host.number}_holder.out")
+    try:
+        yield fabric
+    finally:
+        fabric.close()
+
+
+def _take(names: JobNames, slots: list[int]) -> Taps:
+    taps = Taps(())
+    try:
+        for slot in slots:
+            taps.fds += (open_site_tap(names.tap(slot)),)
+    except OSError as error:
+        taps.close()
+        used = "another cluster in this job has it" if error.errno == errno.EBUSY else error.strerror
+        hint = "use --network rootless"
+        raise ChslurmError(f"can't use {names.tap(slot)}, made by root: {used}", hint=hint) from error
+    return taps

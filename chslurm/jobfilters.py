@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nft rules that keep a node and the network of a job on it apart, as text. Frames are judged by others.
+
+Loaded in the node's own namespace, in a table of the job's own: they are about the job's bridge and tunnel alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chslurm.filters import make_set
+
+
+def make_node_filters(table: str, bridge: str, port: int, vni: int, peers: Sequence[str]) -> str:
+    """Return the table of family inet: the node has no part in the bridge, and of the tunnel only nodes of the job.
+
+    VXLAN asks nobody who they are. So its packets have to come from an address of the job's nodes, and on these no
+    user can send to its port. The number of the VXLAN is bytes 4 to 6 of its header, behind 8 bytes of UDP (RFC 7348).
+    """
+    carried = f"udp dport {port} @th,96,24 {vni}"
+    sets = "\n" + make_set("peers", "ipv4_addr", peers) if peers else ""
+    arriving = f"\n        {carried} ip saddr != @peers drop\n        {carried} meta nfproto ipv6 drop" if peers else ""
+    passing = f"\n        {carried} drop" if peers else ""
+    leaving = f"\n        udp dport {port} meta skuid != 0 drop" if peers else ""
+    return f"""\
+table inet {table} {{{sets}
+    chain input {{
+        type filter hook input priority filter; policy accept
+        iifname "{bridge}" drop{arriving}
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy accept
+        iifname "{bridge}" oifname != "{bridge}" drop
+        iifname != "{bridge}" oifname "{bridge}" drop{passing}
+    }}
+    chain output {{
+        type filter hook output priority filter; policy accept
+        oifname "{bridge}" drop{leaving}
+    }}
+}}
+"""
+
+
+def make_job_tables_removal(table: str) -> str:
+    """Return what removes all tables of a job from the node's namespace, those that are there."""
+    tables = (("inet", table), ("netdev", table), ("bridge", table), ("bridge", f"{table}_again"))
+    return "".join(f"add table {family} {name}\ndelete table {family} {name}\n" for family, name in tables)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network for one SLURM job, made by root on each of its nodes before the job starts: what it is, as data.
+
+    namespace of the node          bridge ch<ID>b without any address, TAPs ch<ID>t<SLOT> of the job's user, ch<ID>v
+    namespace chslurm-<JOB ID>     br0, the other end of ch<ID>v, with the gateway's address; vx0 to the other nodes
+
+ID is the number of the job in base 36, as a link's name has 15 characters. So the node itself routes nothing and has no
+address that a guest could ask. vx0 is made in the namespace of the node, where its UDP socket stays. All follows from
+what SLURM tells of the job, and from the site's settings: every node decides for itself, and alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from chslurm.addresses import AddressLayout, GuestAddress, make_layout, make_mac
+from chslurm.errors import UsageError
+from chslurm.filters import Family, make_packet_filters
+from chslurm.jobfilters import make_job_tables_removal, make_node_filters
+from chslurm.kinds import Mode, TunnelKind
+from chslurm.linkfilters import make_bridge_filters, make_tap_filters
+from chslurm.network import (
+    BRIDGE_OPTIONS,
+    DEFAULT_MTU,
+    HostNetwork,
+    Place,
+    Step,
+    Tool,
+    join_lines,
+    make_filter_step,
+    make_sysctls,
+)
+from chslurm.slurmjob import JobSettings, SlurmJob
+from chslurm.tunnel import Joint, Peer, make_joint
+
+MOST_NODES = 4064
+"""Beyond, networks are narrower, and too many nodes' names would have to be found in time."""
+
+_BRIDGE_MAC = 2  # see make_mac
+_ALIAS = re.compile(r"chslurm host=([0-9]{1,5})/([0-9]{1,5}) taps=([0-9]{1,3}) mtu=([0-9]{2,5}) tunnel=([a-z]{4,9})")
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True, slots=True)
+class JobOffer:
+    """What a job's bridge tells of its network."""
+
+    host: int
+    host_ct: int
+    tap_ct: int
+    mtu: int  # of guests, in bytes
+    tunnel: str  # its kind, or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class JobNames:
+    """The names of all that is made for a job."""
+
+    job_id: int
+
+    @property
+    def table(self) -> str:
+        return f"chslurm_{self.job_id}"
+
+    @property
+    def netns(self) -> str:
+        return f"chslurm-{self.job_id}"
+
+    @property
+    def bridge(self) -> str:
+        return f"{self._stem}b"
+
+    @property
+    def veth(self) -> str:
+        return f"{self._stem}v"
+
+    def tap(self, slot: int) -> str:
+        return f"{self._stem}t{slot}"
+
+    def owns(self, link: str) -> bool:
+        """Say whether a link of the node's namespace is of this job, whatever the settings were that made it."""
+        return re.fullmatch(rf"{self._stem}(?:[bv]|t[0-9]{{1,3}})", link, re.ASCII) is not None
+
+    @property
+    def _stem(self) -> str:
+        return f"ch{_render_base36(self.job_id)}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobNetwork:
+    """One node's share of a job's network."""
+
+    job: SlurmJob
+    settings: JobSettings
+
+    @property
+    def names(self) -> JobNames:
+        return JobNames(self.job.id)
+
+    @property
+    def layout(self) -> AddressLayout:
+        return make_layout(len(self.job.nodes))
+
+    @property
+    def vni(self) -> int:
+        """The number of the job's VXLAN: another one for any two jobs that can run at once."""
+        return self.job.id % 0xFFFFFF + 1
+
+    @property
+    def guests(self) -> tuple[GuestAddress, ...]:
+        """Whoever has a TAP: guests, and in the end the user himself."""
+        guests = [self.layout.guest(self.job.host, slot) for slot in range(1, self.settings.tap_ct + 1)]
+        guests.append(self.layout.guest(self.job.host, self.layout.most_guests))
+        return tuple(
+            replace(guest, tap=self.names.tap(int(guest.ip) - int(self.layout.subnet(self.job.host)[0])))
+            for guest in guests
+        )
+
+
+def make_job_network(job: SlurmJob, settings: JobSettings) -> JobNetwork:
+    """Return this node's share of the network. Raises UsageError when there is no room for it."""
+    if len(job.nodes) > MOST_NODES:
+        raise UsageError(f"can't make a network for job {job.id}: {len(job.nodes)} nodes, at most {MOST_NODES}")
+    return JobNetwork(job, settings)
+
+
+def make_job_steps(network: JobNetwork, addresses: Sequence[str] = (), path_mtu: int = 0) -> tuple[Step, ...]:
+    """Return what makes it, in order; until the last step no link is up.
+
+    `addresses` are those of all nodes in the order of the job, `path_mtu` the largest IP packet in bytes that passes
+    between them: for a job of one node neither is needed.
+    """
+    names, own = network.names, _make_host_network(network)
+    realm = replace(own.realm, table=names.table, bridge=names.bridge, shared=True, remote=True)
+    peers = [Peer(number, address, network.settings.port) for number, address in enumerate(addresses, start=1)]
+    others = [peer for peer in peers if peer.host_number != network.job.host]
+    joint = make_joint(own, peers[network.job.host - 1], others, network.vni, path_mtu) if others else None
+    loaded = (
+        make_job_tables_removal(names.table)
+        + make_tap_filters(realm)
+        + make_bridge_filters(realm)
+        + make_node_filters(names.table, names.bridge, network.settings.port, network.vni, [p.address for p in others])
+    )
+    routed = make_packet_filters(own.realm) + (joint.filters.text if joint else "")
+    links = [*(guest.tap for guest in network.guests), names.veth, names.bridge]
+    return (
+        Step(Place.NODE, Tool.IP, _links(network, joint)),
+        Step(Place.NODE, Tool.SYSCTL, _link_sysctls(links, names.bridge)),
+        make_filter_step(Place.NODE, Family.BRIDGE, loaded),
+        Step(Place.GUESTS, Tool.SYSCTL, make_sysctls(forward=True)),
+        make_filter_step(Place.GUESTS, Family.INET, routed),
+        *([joint.told] if joint else []),
+        Step(Place.GUESTS, Tool.IP, _inside(own) + (joint.routes if joint else "")),
+        Step(Place.NODE, Tool.IP, join_lines(f"link set dev {link} up" for link in links)),
+    )
+
+
+def make_job_removal(names: JobNames, links: Iterable[str]) -> tuple[Step, ...]:
+    """Return what removes `links`, which are those that are there, and then the tables. The namespace goes between."""
+    return (
+        Step(Place.NODE, Tool.IP, join_lines(f"link del dev {link}" for link in links)),
+        make_filter_step(Place.NODE, Family.BRIDGE, make_job_tables_removal(names.table)),
+    )
+
+
+def make_port_network(offer: JobOffer, tap: str) -> HostNetwork:
+    """Return the user's own way to his guests on this node: a TAP with the last address, in a namespace of his own."""
+    layout = make_layout(offer.host_ct)
+    port = replace(layout.guest(offer.host, layout.most_guests), tap=tap)
+    lines = [
+        "link set dev lo up",
+        f"link set dev {tap} address {port.mac} mtu {offer.mtu} up",
+        f"addr add {port.ip}/{port.prefix_bits} brd + dev {tap}",
+    ]
+    steps = (
+        Step(Place.GUESTS, Tool.SYSCTL, make_sysctls(forward=False)),
+        Step(Place.GUESTS, Tool.IP, join_lines(lines)),
+    )
+    return HostNetwork(offer.host, 1, Mode.CLUSTER, (port,), port.gateway, steps)
+
+
+def render_alias(offer: JobOffer) -> str:
+    """Return what a bridge tells of its network."""
+    return f"chslurm host={offer.host}/{offer.host_ct} taps={offer.tap_ct} mtu={offer.mtu} tunnel={offer.tunnel}"
+
+
+def parse_alias(text: str) -> JobOffer | None:
+    """Return what a bridge tells; None when it is no network of ours."""
+    found = _ALIAS.fullmatch(text)
+    if found is None:
+        return None
+    host, host_ct, tap_ct, mtu = (int(found[field]) for field in range(1, 5))
+    return JobOffer(host, host_ct, tap_ct, mtu, found[5])
+
+
+def _make_host_network(network: JobNetwork) -> HostNetwork:
+    host, layout = network.job.host, network.layout
+    return HostNetwork(host, layout.host_ct, Mode.CLUSTER, network.guests, layout.gateway(host), ())
+
+
+def _links(network: JobNetwork, joint: Joint | None) -> str:
+    """The namespace and all links, down."""
+    names, layout, host = network.names, network.layout, network.job.host
+    mtu = joint.mtu if joint else DEFAULT_MTU
+    kind = TunnelKind.VXLAN if joint else "none"
+    alias = render_alias(JobOffer(host, layout.host_ct, network.settings.tap_ct, mtu, kind))
+    bridge, gateway = names.bridge, layout.gateway(host)
+    taps = [guest.tap for guest in network.guests]
+    lines = [
+        f"netns add {names.netns}",
+        f"link add {bridge} address {make_mac(gateway, kind=_BRIDGE_MAC)} mtu {mtu} type bridge {BRIDGE_OPTIONS}",
+        f'link set dev {bridge} addrgenmode none alias "{alias}"',
+        f"link add {names.veth} mtu {mtu} type veth"
+        f" peer name br0 address {make_mac(gateway)} mtu {mtu} netns {names.netns}",
+        *(f"tuntap add dev {tap} mode tap user {network.job.uid} vnet_hdr" for tap in taps),
+        *(f"link set dev {link} mtu {mtu} addrgenmode none master {bridge}" for link in (names.veth, *taps)),
+    ]
+    return join_lines(lines) + (joint.link if joint else "")
+
+
+def _inside(own: HostNetwork) -> str:
+    return join_lines(
+        (
+            "link set dev lo up",
+            f"addr add {own.gateway}/{own.layout.prefix_bits} brd + dev br0",
+            "link set dev br0 up",
+        )
+    )
+
+
+def _link_sysctls(links: Sequence[str], bridge: str) -> str:
+    """No IPv6, and no answer to ARP for the node's addresses, which the kernel gives at any link."""
+    return join_lines(
+        (*(f"net.ipv6.conf.{link}.disable_ipv6 = 1" for link in links), f"net.ipv4.conf.{bridge}.arp_ignore = 8")
+    )
+
+
+def _render_base36(number: int) -> str:
+    text = ""
+    while number:
+        number, digit = divmod(number, 36)
+        text = _DIGITS[digit] + text
+    return text or "0"

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What networks for SLURM jobs go by: the site's settings, and what SLURM tells a Prolog, each checked whole.
+
+A variable that is not wholly as SLURM writes it is refused: nothing of it reaches a name, a file or a command.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from chslurm.allocation import parse_nodelist
+from chslurm.errors import UsageError
+from chslurm.settings import parse_lines
+from chslurm.units import parse_count, quote
+
+SETTINGS_FILE = "/etc/charliecloud/network.conf"
+VARIABLES = (
+    "SLURM_JOB_ID",
+    "SLURM_JOB_UID",
+    "SLURM_JOB_PARTITION",
+    "SLURM_JOB_CONSTRAINTS",
+    "SLURM_JOB_NODELIST",
+    "SLURM_NODELIST",  # the same, in releases before the other name reached prologs
+    "SLURMD_NODENAME",
+)
+"""All of the environment that is read."""
+
+DEFAULT_TAP_CT, MOST_TAPS = 8, 252  # the last guest's place in a network is the user's own
+DEFAULT_PORT = 299
+"""Of UDP: unassigned, below the ports that users can have, and below those that NFS takes for itself."""
+
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", re.ASCII)
+_JOBS = re.compile(r"all|(?:partition|feature):[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_FEATURE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """What the administrator wrote down."""
+
+    jobs: str = "all"  # which: all, partition:NAME, feature:NAME
+    tap_ct: int = DEFAULT_TAP_CT  # on each node
+    port: int = DEFAULT_PORT  # of UDP, of the tunnel
+    mtu: int = 0  # of the nodes' network in bytes; 0: as its link says
+    required: bool = False  # a job that can't have a network is not to start
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmJob:
+    """What SLURM tells of a job on one of its nodes."""
+
+    id: int
+    uid: int
+    partition: str
+    features: frozenset[str]
+    nodes: tuple[str, ...]
+    node: str
+
+    @property
+    def host(self) -> int:
+        """The number of this node, as the launcher counts."""
+        return self.nodes.index(self.node) + 1
+
+
+def parse_job_settings(text: str, name: str = SETTINGS_FILE) -> JobSettings:
+    """Return the settings in a file of `KEY=VALUE` lines. Raises UsageError."""
+    values = parse_lines(text, name, ("JOBS", "TAPS", "PORT", "MTU", "REQUIRED", "CHSLURM"))
+    jobs = values.get("JOBS", "all")
+    if not _JOBS.fullmatch(jobs):
+        raise UsageError(f"{name}: JOBS {quote(jobs)}: which?", hint="use all, partition:NAME or feature:NAME")
+    required = values.get("REQUIRED", "no")
+    if required not in ("yes", "no"):
+        raise UsageError(f"{name}: REQUIRED {quote(required)}: yes or no?")
+    mtu = values.get("MTU")
+    return JobSettings(
+        jobs,
+        parse_count(values.get("TAPS") or str(DEFAULT_TAP_CT), f"{name}: TAPS", most=MOST_TAPS),
+        parse_count(values.get("PORT") or str(DEFAULT_PORT), f"{name}: PORT", most=65534),
+        parse_count(mtu, f"{name}: MTU", least=576, most=65535) if mtu else 0,
+        required == "yes",
+    )
+
+
+def parse_job_id(environment: Mapping[str, str]) -> int:
+    """Return the number of the job, which is all that an epilog needs. Raises UsageError."""
+    return _number(environment, "SLURM_JOB_ID", 1, (1 << 32) - 1)
+
+
+def parse_job(environment: Mapping[str, str]) -> SlurmJob:
+    """Return what SLURM's variables tell; each has to be wholly as SLURM writes it. Raises UsageError."""
+    list_name = "SLURM_JOB_NODELIST" if environment.get("SLURM_JOB_NODELIST") else "SLURM_NODELIST"
+    nodes = parse_nodelist(_text(environment, list_name), list_name)
+    node = _name(environment, "SLURMD_NODENAME")
+    if node not in nodes:
+        raise UsageError(f"SLURMD_NODENAME {quote(node)}: not among the nodes of the job")
+    constraints = environment.get("SLURM_JOB_CONSTRAINTS", "")
+    return SlurmJob(
+        parse_job_id(environment),
+        _number(environment, "SLURM_JOB_UID", 0, (1 << 32) - 2),
+        _name(environment, "SLURM_JOB_PARTITION"),
+        frozenset(_FEATURE.findall(constraints[:4096])),
+        nodes,
+        node,
+    )
+
+
+def is_chosen(settings: JobSettings, job: SlurmJob) -> bool:
+    """Say whether the site wants this job to have a network; root's own have none."""
+    kind, _, name = settings.jobs.partition(":")
+    return job.uid != 0 and (
+        kind == "all" or (kind == "partition" and name == job.partition) or (kind == "feature" and name in job.features)
+    )
+
+
+def _text(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "")
+    if not value:
+        raise UsageError(f"{name}: not set", hint="SLURM sets it for Prolog and Epilog")
+    return value
+
+
+def _number(environment: Mapping[str, str], name: str, least: int, most: int) -> int:
+    value = _text(environment, name)
+    if not _NUMBER.fullmatch(value) or not least <= int(value) <= most:
+        raise UsageError(f"{name} {quote(value)}: not a number from {least} to {most}")
+    return int(value)
+
+
+def _name(environment: Mapping[str, str], name: str) -> str:
+    value = _text(environment, name)
+    if not _NAME.fullmatch(value):
+        raise UsageError(f"{name} {quote(value)}: not a name")
+    return value
