@@ -39,6 +39,7 @@ MOST_NODES = 4064
 """Beyond, networks are narrower, and too many nodes' names would have to be found in time."""
 
 _BRIDGE_MAC = 2  # see make_mac
+_FIRST_GROUP = 0x63 << 24
 _ALIAS = re.compile(r"chslurm host=([0-9]{1,5})/([0-9]{1,5}) taps=([0-9]{1,3}) mtu=([0-9]{2,5}) tunnel=([a-z]{4,9})")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -75,6 +76,11 @@ class JobNames:
     @property
     def veth(self) -> str:
         return f"{self._stem}v"
+
+    @property
+    def group(self) -> int:
+        """The number by which `ip` removes all of the job's links at once, which is faster; nobody else's is near."""
+        return _FIRST_GROUP + self.job_id % (1 << 24)
 
     def tap(self, slot: int) -> str:
         return f"{self._stem}t{slot}"
@@ -211,11 +217,14 @@ def _links(network: JobNetwork, joint: Joint | None) -> str:
     lines = [
         f"netns add {names.netns}",
         f"link add {bridge} address {make_mac(gateway, kind=_BRIDGE_MAC)} mtu {mtu} type bridge {BRIDGE_OPTIONS}",
-        f'link set dev {bridge} addrgenmode none alias "{alias}"',
+        f'link set dev {bridge} group {names.group} addrgenmode none alias "{alias}"',
         f"link add {names.veth} mtu {mtu} type veth"
         f" peer name br0 address {make_mac(gateway)} mtu {mtu} netns {names.netns}",
         *(f"tuntap add dev {tap} mode tap user {network.job.uid} vnet_hdr" for tap in taps),
-        *(f"link set dev {link} mtu {mtu} addrgenmode none master {bridge}" for link in (names.veth, *taps)),
+        *(
+            f"link set dev {link} group {names.group} mtu {mtu} addrgenmode none master {bridge}"
+            for link in (names.veth, *taps)
+        ),
     ]
     return join_lines(lines) + (joint.link if joint else "")
 

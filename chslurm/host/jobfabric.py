@@ -105,7 +105,10 @@ def _remove(names: JobNames, budget: Budget) -> None:
     links, path = _find_links(names), _netns_path(names)
     if not links and not path.exists() and not (JOBS_FOLDER / str(names.job_id) / _STATE).exists():
         return
-    unlink, forget = make_job_removal(names, links)
+    if len(links) > 1:  # whether that was all is seen from what is left
+        argv = ("ip", "link", "del", "group", str(names.group))
+        run(argv, timeout_s=budget.left_s(_LINKS_S), check=False, die_with_parent=True)
+    unlink, forget = make_job_removal(names, _find_links(names))
     _do(unlink, names, budget.left_s(_LINKS_S))
     _remove_netns(names, path, budget)
     _do(forget, names, budget.left_s(_TABLES_S))

@@ -100,7 +100,7 @@ class SlurmNode:
             "routes": self.host.sh("ip -4 route show table all | sort"),
             "rules": self.host.sh("nft list ruleset"),
             "names": self.host.sh("ls /run/netns"),
-            "mounts": self.host.sh("grep ' nsfs ' /proc/self/mounts || true"),
+            "mounts": self.host.sh("grep /run/netns/chslurm- /proc/self/mounts || true"),
             "sockets": self.host.sh("ss -Hulnp || true"),
             "state": self.host.sh("ls -A /run/chslurm-jobs 2>/dev/null || true"),
             "settings": self.host.sh("grep -r . /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf 2>/dev/null | sort"),

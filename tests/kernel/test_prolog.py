@@ -171,12 +171,16 @@ def test_killed_at_random_points_and_then_a_normal_job(nodes: list[SlurmNode]) -
     """By KILL of all that the prolog is, at any moment; then the same job, or its epilog, on the same node."""
     node, chance = nodes[0], random.Random(1)
     before = node.snapshot()
-    began = time.monotonic()
-    assert node.prolog(JOB, "cn[1-2]").returncode == 0
-    whole_s = time.monotonic() - began
-    end([node])
-    killed = 0
-    for _ in range(KILLS):
+    whole_s = 60.0
+    for _ in range(3):
+        began = time.monotonic()
+        assert node.prolog(JOB, "cn[1-2]").returncode == 0
+        whole_s = min(whole_s, time.monotonic() - began)
+        end([node])
+    killed = tries = 0
+    while killed < KILLS:
+        tries += 1
+        assert tries < 3 * KILLS
         process = node.start("prolog", node.environment(JOB, "cn[1-2]", USER))
         time.sleep(chance.uniform(0.0, whole_s))
         kill_both(process)
@@ -185,7 +189,6 @@ def test_killed_at_random_points_and_then_a_normal_job(nodes: list[SlurmNode]) -
         if chance.random() < 0.5:
             end([node])
             assert node.snapshot()["links"] == before["links"]
-    assert killed > KILLS / 2
     begin(nodes)
     (here,), (there,) = (node.boot(JOB, 2, host, [1]) for host, node in enumerate(nodes, start=1))
     assert here.pings(there.ip)
