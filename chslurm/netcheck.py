@@ -74,7 +74,7 @@ def check_network(options: CheckOptions, cwd: PurePath, progress: Progress, envi
         "jobname": "netcheck",
         "jobdir": options.job_dir,
         "boot_timeout": options.boot_timeout,
-        "network": options.network,
+        "network": _choose_network(options.network, allocation.mode),
         "tunnel": options.tunnel,
         "cleanup": True,
     }
@@ -125,6 +125,11 @@ class _Trial(NetworkTrial):
         lines, plan = judge(self.scene, self.passes), self._plan
         hosts = tuple(host.name for host in plan.hosts)
         return Report(is_good(lines), plan.cluster_id, hosts, len(plan.guests), self._options.short, lines)
+
+
+def _choose_network(asked: str, mode: Mode) -> str:
+    """In a job the hosts find out whose network there is, too late to choose passes: rootless, unless asked for."""
+    return NetworkKind.ROOTLESS if mode is Mode.CLUSTER and asked == NetworkKind.AUTO else asked
 
 
 def _choose_passes(options: CheckOptions, plan: Plan) -> Sequence[tuple[Family, ...]]:

@@ -55,7 +55,9 @@ def workstation(verb: str, config: str, explain: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print the table for programs.")
 @click.option("-n", "guests", metavar="N", help="Guests. Default: two on each host.")
 @click.option("--jobdir", type=DIR, help="Job directory. Default: netcheck with the date.")
-@click.option("--network", metavar="WHAT", default="auto", help="auto, site or rootless, as of chrun.")
+@click.option(
+    "--network", metavar="WHAT", default="auto", help="auto, site or rootless, as of chrun. In a job auto is rootless."
+)
 @click.option("--tunnel", metavar="WHAT", default="auto", help="auto, wireguard or vxlan, as of chrun.")
 @click.option("--boot-timeout", metavar="SECONDS", help="Give up when a guest is not ready after so long.")
 @click.option("--without", metavar="LIST", hidden=True, help="Families of filters that are missing when it counts.")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from realbox import Box, Job, start_box, wait_for
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 MEETING = """#!/usr/bin/python3
 # Every guest answers, and guest 0 asks all of them, over TCP; what it hears is the job's output.
