@@ -8,12 +8,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lab import OTHER_USER, PACKAGE, TIED, USER, Guest, Lab, Namespace
+from lab import HERE, OTHER_USER, PACKAGE, TIED, USER, Guest, Lab, Namespace
 
 from chslurm.addresses import make_layout
 from chslurm.jobnet import JobNames
 
-MISC = PACKAGE / "misc"
+MISC = HERE.parent.parent / "misc"
 Done = subprocess.CompletedProcess[str]
 
 OPEN = f"""
