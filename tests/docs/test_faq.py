@@ -37,7 +37,7 @@ def test_a_message_that_nobody_prints_is_found() -> None:
 
 
 @pytest.mark.docs
-@pytest.mark.xdist_group("reader")
+@pytest.mark.alone
 def test_errors_that_need_no_guests(reader: Reader) -> None:
     for section in parse_page(FAQ):
         reader.do(section)

@@ -240,7 +240,7 @@ def test_killed_head_leaves_the_terminal_in_order(box: Box) -> None:
     command = ["vcluster", "-n1", "--cores=1", "--ram=512M", "--curses", "--jobdir=c", box.image]
     screen = Screen(box, "sh", "-c", '"$@"; sleep 2; stty -a | grep -o "[-]*icanon"; echo over', "sh", *command)
     screen.see("chgu0 login: ")
-    (head,) = _find_processes("chslurm.cli.chrun", "vcluster")
+    (head,) = _find_processes(box, "chslurm.cli.chrun", "vcluster")
     os.kill(head, signal.SIGKILL)
     seen = screen.see("over\r\n", 90)
     assert "\nicanon" in seen, seen
@@ -248,12 +248,14 @@ def test_killed_head_leaves_the_terminal_in_order(box: Box) -> None:
     wait_for(lambda: not box.residue(), 60, box.residue)
 
 
-def _find_processes(*words: str) -> list[int]:
-    """Processes of the launcher, by its program and the console option."""
+def _find_processes(box: Box, *words: str) -> list[int]:
+    """The user's processes of the launcher, by its program and the console option."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             argv = path.read_bytes().decode(errors="replace").split("\0")
+            if path.stat().st_uid != box.folder.stat().st_uid:
+                continue
         except OSError:
             continue
         if "--curses" in argv and "python" in argv[0] and any(word in argv[1] for word in words):
