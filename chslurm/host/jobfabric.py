@@ -19,6 +19,7 @@ from pathlib import Path
 from chslurm.errors import ChslurmError
 from chslurm.host.process import run
 from chslurm.host.rootfiles import lock_state, make_state_folder, remove_state
+from chslurm.host.sysctls import write_sysctls
 from chslurm.jobnet import JobNames, JobNetwork, make_job_removal, make_job_steps
 from chslurm.network import GUESTS_NETNS, Place, Step, Tool
 
@@ -140,7 +141,7 @@ def _do(step: Step, names: JobNames, timeout_s: float) -> None:
 
 def _do_here(tool: Tool, text: str, timeout_s: float) -> None:
     if tool is Tool.SYSCTL:
-        _write_sysctls(text)
+        write_sysctls(text)
     else:
         run(_ARGV[tool], input_text=text, timeout_s=timeout_s, die_with_parent=True)
 
@@ -167,14 +168,6 @@ def _enter(namespace: int) -> None:
     if _libc.setns(namespace, _CLONE_NEWNET):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
-
-
-def _write_sysctls(text: str) -> None:
-    for line in text.splitlines():
-        key, _, value = line.partition(" = ")
-        path = Path("/proc/sys") / key.replace(".", "/")
-        if path.exists():  # no IPv6, or no bridge filter, in this kernel: nothing to switch off
-            path.write_text(value)
 
 
 def _find_links(names: JobNames) -> list[str]:

@@ -20,7 +20,7 @@ from chslurm.host.links import find_link_alias
 from chslurm.host.netholder import Holder, start_holder
 from chslurm.host.relay import Stream
 from chslurm.host.sitetaps import Taps, open_site_tap
-from chslurm.host.tapfabric import LinkWatch
+from chslurm.host.tapfabric import GivenTaps
 from chslurm.jobnet import JobNames, JobOffer, make_port_network, parse_alias
 from chslurm.plan import Host, NetworkKind, Plan
 
@@ -28,18 +28,14 @@ _PORT = "port0"
 _FRAME_BYTES = 65536 + 64
 
 
-class JobFabric:
+class JobFabric(GivenTaps):
     """The network of the guests here; made by `use_job_network`."""
-
-    warning = ""
-    """As `fabric.Fabric` has one: what root loads is loaded wholly, or there is no network."""
 
     def __init__(self, names: JobNames, offer: JobOffer, taps: Taps, log: Path) -> None:
         """Take over `taps`: those of guests, then the user's own."""
         self.offer = offer
         *guests, self._port = taps.fds
-        self._taps = Taps(guests)
-        self._links = LinkWatch([names.bridge, *(names.tap(slot) for slot in range(1, len(guests) + 1))])
+        super().__init__(guests, [names.bridge, *(names.tap(slot) for slot in range(1, len(guests) + 1))])
         self._holder: Holder | None = None
         self._own_port = -1
         self._obstacle = ""
@@ -47,23 +43,6 @@ class JobFabric:
             self._holder, (self._own_port,) = start_holder(make_port_network(offer, _PORT), log)
         except ChslurmError as error:
             self._obstacle = str(error)
-
-    @property
-    def taps(self) -> tuple[int, ...]:
-        """Descriptors in slot order, ours until `close_taps`."""
-        return self._taps.fds
-
-    def fileno(self) -> int:
-        """Readable when something has happened to a link of this host."""
-        return self._links.fileno()
-
-    def check(self) -> None:
-        """Raise ChslurmError when links that our guests need are gone, or others in their place."""
-        self._links.check()
-
-    def close_taps(self) -> None:
-        """Close our TAP descriptors, once QEMU has inherited them."""
-        self._taps.close()
 
     def describe(self) -> str:
         """Return a line for the user."""
@@ -82,9 +61,8 @@ class JobFabric:
         return await connect_from(self._holder, address, port)
 
     def close(self) -> None:
-        """Give the TAPs back, as far as QEMU has done so, too."""
-        self.close_taps()
-        self._links.close()
+        """End the user's own way, too."""
+        super().close()
         for fd in {self._port, self._own_port} - {-1}:
             os.close(fd)
         if self._holder:

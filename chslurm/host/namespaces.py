@@ -26,6 +26,7 @@ from chslurm.filters import Family
 from chslurm.host.genetlink import send_commands
 from chslurm.host.pasta import ADMIN_PATH
 from chslurm.host.process import describe_exit, run
+from chslurm.host.sysctls import write_sysctls
 from chslurm.linkfilters import check_refusals
 from chslurm.network import GUESTS_NETNS, Place, Step, Tool, shorten
 from chslurm.wgdevice import FAMILY, FAMILY_VERSION, KEY_BYTES, SET_DEVICE, encode_device, render_device
@@ -118,7 +119,7 @@ class Namespaces:
         print(f"{step.place} {step.tool}:\n{shorten(step.text)}", file=sys.stderr, flush=True)
         with self._inside(step.place):
             if step.tool is Tool.SYSCTL:
-                _write_sysctls(step.text)
+                write_sysctls(step.text)
             elif step.tool is Tool.WG:
                 self._set_wireguard(step.text)
             else:
@@ -259,14 +260,6 @@ def _let_children_administer() -> None:
     _check_zero(_libc.capset(header, struct.pack("6I", effective, permitted, inheritable, *rest)), "set capabilities")
     raised = _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_NET_ADMIN, 0, 0)
     _check_zero(raised, "administer a network namespace of our own", _USERNS_HINT)
-
-
-def _write_sysctls(text: str) -> None:
-    for line in text.splitlines():
-        key, _, value = line.partition(" = ")
-        path = Path("/proc/sys") / key.replace(".", "/")
-        if path.exists():  # no IPv6, or no bridge filter, in this kernel: nothing to switch off
-            path.write_text(value)
 
 
 def _check_zero(result: int, what: str, hint: str = "") -> None:

@@ -30,6 +30,7 @@ from chslurm.host.rootfiles import (
     write_state,
 )
 from chslurm.host.rules import NFT_TIMEOUT_S, digest_own_rules, find_closed_chains, read_own_tables
+from chslurm.host.sysctls import write_sysctls
 from chslurm.network import Tool
 from chslurm.site import (
     BRIDGE,
@@ -172,7 +173,7 @@ def _do(step: SiteStep) -> None:
         return
     try:
         if step.tool is Tool.SYSCTL:
-            _write_sysctls(step.text)
+            write_sysctls(step.text)
         else:
             timeout_s = NFT_TIMEOUT_S if step.tool is Tool.NFT else _IP_TIMEOUT_S
             run(_ARGV[step.tool], input_text=step.text, timeout_s=timeout_s)
@@ -243,14 +244,6 @@ def _read_sysctl(key: str) -> str:
         return (_SYSCTL / key).read_text().strip()
     except OSError:
         return ""
-
-
-def _write_sysctls(text: str) -> None:
-    for line in text.splitlines():
-        key, _, value = line.partition(" = ")
-        path = _SYSCTL / key
-        if path.exists() or "ipv6" not in key:  # a kernel without IPv6 has nothing to switch off
-            path.write_text(value)
 
 
 def _render_user(uid: int) -> str:

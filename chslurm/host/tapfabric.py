@@ -61,17 +61,16 @@ class LinkWatch:
         return {name: numbers.get(name, 0) for name in self._names}
 
 
-class TapFabric:
-    """The network of the guests here; made by `use_site_network`."""
+class GivenTaps:
+    """What fabrics have in common whose TAPs root has made."""
 
     warning = ""
     """As `fabric.Fabric` has one: what root loads is loaded wholly, or there are no TAPs."""
 
-    def __init__(self, slots: Sequence[int], taps: Sequence[int]) -> None:
+    def __init__(self, taps: Sequence[int], links: Sequence[str]) -> None:
+        """Take over `taps`, and watch `links`, which are there as long as the network is."""
         self._taps = Taps(taps)
-        self._guests = {slot: make_site_guest(slot) for slot in slots}
-        self._relays: list[NameRelay | StreamRelay] = []
-        self._links = LinkWatch((BRIDGE, *(guest.tap for guest in self._guests.values())))
+        self._links = LinkWatch(links)
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -89,6 +88,20 @@ class TapFabric:
     def close_taps(self) -> None:
         """Close our TAP descriptors, once QEMU has inherited them."""
         self._taps.close()
+
+    def close(self) -> None:
+        """Give the TAPs back, as far as QEMU has done so, too."""
+        self.close_taps()
+        self._links.close()
+
+
+class TapFabric(GivenTaps):
+    """The network of the guests here; made by `use_site_network`."""
+
+    def __init__(self, slots: Sequence[int], taps: Sequence[int]) -> None:
+        self._guests = {slot: make_site_guest(slot) for slot in slots}
+        self._relays: list[NameRelay | StreamRelay] = []
+        super().__init__(taps, (BRIDGE, *(guest.tap for guest in self._guests.values())))
 
     def join_outside(self) -> str:
         """Let guests reach names and our ssh server; return how they reach the outside. Call in the event loop."""
@@ -111,11 +124,10 @@ class TapFabric:
             raise ChslurmError(f"can't connect to {address} port {port}: {why}", hint=hint) from error
 
     def close(self) -> None:
-        """Give the TAPs back, as far as QEMU has done so, too."""
+        """End the relays, too."""
         for relay in self._relays:
             relay.close()
-        self.close_taps()
-        self._links.close()
+        super().close()
 
 
 @contextmanager

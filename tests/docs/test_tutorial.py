@@ -17,7 +17,6 @@ _MOST_NOT_RUN = 3
 
 
 @pytest.mark.docs
-@pytest.mark.xdist_group("reader")
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("section", SECTIONS, ids=[re.sub(r"\W+", "-", section.title.lower()) for section in SECTIONS])
 def test_section(reader: Reader, section: Section, tmp_path: Path) -> None:

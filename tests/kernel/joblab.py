@@ -106,17 +106,6 @@ class SlurmNode:
             "settings": self.host.sh("grep -r . /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf 2>/dev/null | sort"),
         }
 
-    def hide_by(self, program: str, script: str) -> None:
-        """Put a shell script in the place of a program; `$real` in it is the program."""
-        path, real = f"/run/fake-{program}", f"/run/real-{program}"
-        self.host.sh(
-            f"at=$(readlink -f $(command -v {program})); [ -e {real} ] || cp $at {real};"
-            f" printf '#!/bin/sh\\nreal={real}\\n%s\\n' '{script}' >{path}; chmod 755 {path}; mount --bind {path} $at"
-        )
-
-    def show_again(self, program: str) -> None:
-        self.host.sh(f"umount $(readlink -f $(command -v {program}))")
-
     def as_user(self, user: int, *argv: str) -> Done:
         who = ("setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups")
         return self.host.run(*who, *argv)

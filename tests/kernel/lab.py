@@ -97,6 +97,17 @@ class Namespace:
     def hide_program(self, name: str) -> None:
         self.sh(f"touch /dev/net/none; mount --bind /dev/net/none $(readlink -f $(command -v {name}))")
 
+    def hide_by(self, program: str, script: str) -> None:
+        """Put a shell script in the place of a program; `$real` in it is the program."""
+        path, real = f"/run/fake-{program}", f"/run/real-{program}"
+        self.sh(
+            f"at=$(readlink -f $(command -v {program})); [ -e {real} ] || cp $at {real};"
+            f" printf '#!/bin/sh\\nreal={real}\\n%s\\n' '{script}' >{path}; chmod 755 {path}; mount --bind {path} $at"
+        )
+
+    def show_again(self, program: str) -> None:
+        self.sh(f"umount $(readlink -f $(command -v {program}))")
+
     def end(self) -> None:
         for process in (*getattr(self, "servers", []), self.process):
             process.kill()

@@ -49,17 +49,6 @@ class Site:
         assert done.returncode == 0, done.stderr
         return done
 
-    def hide_by(self, program: str, script: str) -> None:
-        """Put a shell script in the place of a program; `$real` in it is the program."""
-        path, real = f"/run/fake-{program}", f"/run/real-{program}"
-        self.host.sh(
-            f"at=$(readlink -f $(command -v {program})); cp $at {real};"
-            f" printf '#!/bin/sh\\nreal={real}\\n%s\\n' '{script}' >{path}; chmod 755 {path}; mount --bind {path} $at"
-        )
-
-    def show_again(self, program: str) -> None:
-        self.host.sh(f"umount $(readlink -f $(command -v {program}))")
-
     def snapshot(self) -> dict[str, str]:
         """All of the host that a network could change."""
         return {

@@ -202,11 +202,11 @@ def test_a_program_that_hangs_is_not_waited_for(node: SlurmNode, program: str) -
     before = node.snapshot()
     took_s = []
     for _ in range(3):
-        node.hide_by(program, "exec sleep 60")
+        node.host.hide_by(program, "exec sleep 60")
         began = time.monotonic()
         done = node.prolog(JOB, "cn[1-2]")
         took_s.append(time.monotonic() - began)
-        node.show_again(program)
+        node.host.show_again(program)
         assert done.returncode == 70, done.stderr
         assert f"can't finish {program}" in done.stderr
         after = node.snapshot()
@@ -223,9 +223,9 @@ def test_a_step_that_fails_leaves_nothing(node: SlurmNode, program: str, count: 
     for number in range(1, count + 1):
         script = f'echo >>/run/calls; [ $(wc -l </run/calls) = {number} ] && exit 3; exec $real "$@"'
         node.host.sh("rm -f /run/calls; touch /run/calls")
-        node.hide_by(program, script)
+        node.host.hide_by(program, script)
         done = node.prolog(JOB, "cn[1-2]")
-        node.show_again(program)
+        node.host.show_again(program)
         assert (done.returncode, "exit status 3" in done.stderr) == (70, True), (number, done.stderr)
         assert node.snapshot() == before, (number, done.stderr)
 
@@ -239,7 +239,7 @@ def test_what_a_job_has_left_on_a_node_that_was_given_up_goes_when_slurm_says_it
 ) -> None:
     """Asked only about jobs that have a network here and no process; an answer that is none is no reason."""
     before = node.snapshot()
-    node.hide_by("scontrol", f"echo JobId=$4 JobState={state}")
+    node.host.hide_by("scontrol", f"echo JobId=$4 JobState={state}")
     assert node.prolog(JOB, "cn[1-2]").returncode == 0
     done = node.prolog(OTHER_JOB, "cn[1-2]")
     assert (done.returncode, f"removed the network of job {JOB}, which is over" in done.stderr) == (0, goes), (

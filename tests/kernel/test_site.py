@@ -195,14 +195,14 @@ runpy.run_module("chslurm.cli.main", run_name="__main__")
 @pytest.mark.parametrize("script", ['case "$*" in *-f*) exit 1 ;; *) exec $real "$@" ;; esac', "exec sleep 60"])
 def test_without_filters_no_link_stays(site: Site, script: str) -> None:
     before = site.snapshot()
-    site.hide_by("nft", script)
+    site.host.hide_by("nft", script)
     began = time.monotonic()
     done = site.host.run(*PYTHON, "-c", IMPATIENT, "net", "workstation", "start", "--config", CONFIG)
     assert time.monotonic() - began < 10
     assert done.returncode == 70
     assert "can't" in done.stderr
     assert site.taps() == ""
-    site.show_again("nft")
+    site.host.show_again("nft")
     site.stop()
     assert site.snapshot() == before
 
@@ -212,9 +212,9 @@ def test_an_ip_that_fails_leaves_nothing(site: Site, n: int) -> None:
     """The n-th batch fails; the first two make links, the others remove them."""
     before = site.snapshot()
     count = 'case "$*" in *-batch*) echo x >>/run/fake-count; [ $(wc -l </run/fake-count) = '
-    site.hide_by("ip", f'{count}{n} ] && exit 1;; esac; exec $real "$@"')
+    site.host.hide_by("ip", f'{count}{n} ] && exit 1;; esac; exec $real "$@"')
     done = site.do("start")
-    site.show_again("ip")
+    site.host.show_again("ip")
     site.host.sh("rm -f /run/fake-count")
     assert done.returncode == (70 if n < 3 else 0), done.stderr
     site.stop()
