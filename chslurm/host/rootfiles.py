@@ -146,15 +146,24 @@ def _open_locked(folder: Path) -> int:
 
 
 def _open_folder(folder: Path) -> int:
-    try:
-        with suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-        fd = os.open(folder, _FOLDER)
-    except OSError as error:
-        raise ChslurmError(f"can't use {folder}: {error.strerror}", hint="remove what is there") from error
+    fd = None
+    while fd is None:  # again, when another gives the folder away between the two calls
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+            fd = _open_if_there(folder)
+        except OSError as error:
+            raise ChslurmError(f"can't use {folder}: {error.strerror}", hint="remove what is there") from error
     found = os.fstat(fd)
     if found.st_uid != 0 or stat.S_IMODE(found.st_mode) != 0o700:
         os.close(fd)
         hint = "remove it: somebody else made it"
         raise ChslurmError(f"can't use {folder}: not root's alone", hint=hint)
     return fd
+
+
+def _open_if_there(folder: Path) -> int | None:
+    try:
+        return os.open(folder, _FOLDER)
+    except FileNotFoundError:
+        return None

@@ -137,7 +137,7 @@ def check_consoles(box: Box) -> None:
     log_in(one, 1)
     two = Screen(box, "sh", "-c", "stty rows 33 cols 101; exec chslurm console 1")
     two.see(PROMPT)
-    one.type("stty size; sleep 30\r")
+    one.type("sh -c 'stty size; sleep 30'\r")
     for screen in (one, two):
         assert "33 101" in screen.see(r"\d+ \d+\r\n")
     two.type("\x03")
@@ -191,7 +191,7 @@ def test_curses_on_a_workstation(box: Box) -> None:
     screen = Screen(box, "sh", "-c", 'stty rows 40 cols 120; exec "$@"', "sh", *command)
     screen.see("guest 0: +chgu0, 172.22.1.1")
     log_in(screen, 0)
-    screen.type("stty size; sleep 77\r")
+    screen.type("sh -c 'stty size; sleep 77'\r")  # not a shell's own loop, which may miss a key between two programs
     screen.see("40 120\r\n")
     screen.type("\x03")
     screen.see(r"\^C")
