@@ -52,7 +52,7 @@ def render_explanation(plan: Plan) -> str:
             parts.extend(_render_own_network(plan, host))
         for guest in plan.guests_of(host):
             disks = locate_guest_disks(plan, guest)
-            machine = make_machine(plan, guest, offer, disks.root, disks.temporary, tap_fd=-1)
+            machine = make_machine(plan, guest, offer, disks.root, disks.temporary, tap_fds=(-1,))
             parts.append(f"disks of guest {guest.id}:\n{render_disk_commands(plan, guest)}")
             parts.append(f"guest {guest.id} on {host.name}:\n    {shlex.join(make_qemu_argv(machine))}\n")
     return "\n".join([*parts, *_commit(plan)])

@@ -8,6 +8,7 @@ network, starts no program and keeps no right that the user does not have. Argum
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -21,6 +22,13 @@ JOB_ERRORS_PORT = "chslurm.job.err"
 TRANSLATION_BUFFER_MIB = 64
 """TCG's cache of translated code. QEMU's default, a quarter of the guest's memory, no allocation foresees."""
 
+TapFds = tuple[int, ...]
+"""Descriptors of one guest's TAP, one for each queue."""
+
+MOST_TAP_FDS = 253
+"""As many descriptors as can be handed over at once, SCM_MAX_FD of the kernel; a host has no more guests."""
+
+_MOST_QUEUES = 8  # a thread of the kernel's each; more than any guest's network needs
 _WINDOW_ENVIRONMENT = {
     "DBUS_SESSION_BUS_ADDRESS": "disabled:",
     "NO_AT_BRIDGE": "1",
@@ -74,7 +82,7 @@ class Machine:
     root: Disk
     temporary: Disk
     shares: tuple[Passthrough, ...]
-    tap_fd: int
+    tap_fds: TapFds
     qmp_fd: int
     control_fd: int
     console_fd: int
@@ -89,7 +97,7 @@ class Machine:
         """Descriptors that QEMU inherits."""
         disks = [disk.fd for disk in (self.root, self.temporary) if disk.fd is not None]
         kernel = [self.kernel.kernel_fd, self.kernel.initrd_fd] if self.kernel else []
-        return (self.tap_fd, self.qmp_fd, self.control_fd, self.console_fd, *disks, *kernel)
+        return (*self.tap_fds, self.qmp_fd, self.control_fd, self.console_fd, *disks, *kernel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +111,7 @@ class Offer:
     vhost: bool = False
 
 
-def make_machine(plan: Plan, guest: Guest, offer: Offer, root: Disk, temporary: Disk, tap_fd: int) -> Machine:
+def make_machine(plan: Plan, guest: Guest, offer: Offer, root: Disk, temporary: Disk, tap_fds: TapFds) -> Machine:
     """Return the machine of one guest. The sockets of QMP, control port and console are not open yet: -1."""
     job_dir = JobDir(PurePath(plan.job_dir))
     return Machine(
@@ -117,7 +125,7 @@ def make_machine(plan: Plan, guest: Guest, offer: Offer, root: Disk, temporary: 
         root=root,
         temporary=temporary,
         shares=make_shares(plan),
-        tap_fd=tap_fd,
+        tap_fds=tap_fds,
         qmp_fd=-1,
         control_fd=-1,
         console_fd=-1,
@@ -167,14 +175,19 @@ def make_qemu_argv(machine: Machine, program: str = "qemu-system-x86_64") -> lis
         *_boot(machine),
         *_disk("root", machine.root),
         *_disk("tmp", machine.temporary),
-        "-netdev", f"tap,id=net,fd={machine.tap_fd}{',vhost=on' if machine.vhost else ''}",
-        "-device", f"virtio-net-pci,netdev=net,mac={machine.mac},romfile=",
+        *_network(machine),
         *_ports(machine),
         *(word for share in machine.shares for word in _share(share)),
         "-device", "virtio-rng-pci",
         "-chardev", f"socket,id=qmp,fd={machine.qmp_fd}", "-mon", "chardev=qmp,mode=control",
     ]
     # fmt: on
+
+
+def choose_queues(cores: Sequence[int], vhost: bool) -> list[int]:
+    """Return how many queues each guest's TAP has: by vhost-net one for each core that can look after it."""
+    most = min(_MOST_QUEUES, MOST_TAP_FDS // max(len(cores), 1))
+    return [min(core_ct, most) if vhost else 1 for core_ct in cores]
 
 
 def make_qemu_environment(machine: Machine) -> dict[str, str]:
@@ -209,6 +222,20 @@ def _screen(machine: Machine) -> list[str]:
     if machine.display is None:
         return ["-display", "none"]
     return ["-display", f"{machine.display},window-close=off", "-device", "VGA,xres=800,yres=600"]
+
+
+def _network(machine: Machine) -> list[str]:
+    """The guest's network card. Each queue has an interrupt for either way, and two are for the rest (virtio 1.2)."""
+    fds = ":".join(map(str, machine.tap_fds))
+    several = len(machine.tap_fds) > 1
+    queues = f",mq=on,vectors={2 * len(machine.tap_fds) + 2}" if several else ""
+    vhost = ",vhost=on" if machine.vhost else ""
+    # fmt: off
+    return [
+        "-netdev", f"tap,id=net,{'fds' if several else 'fd'}={fds}{vhost}",
+        "-device", f"virtio-net-pci,netdev=net,mac={machine.mac}{queues},romfile=",
+    ]
+    # fmt: on
 
 
 def _disk(name: str, disk: Disk) -> list[str]:

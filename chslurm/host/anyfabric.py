@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from chslurm.guest import choose_queues
+from chslurm.host.accel import has_vhost
 from chslurm.host.fabric import Fabric, start_fabric
 from chslurm.host.jobtaps import JobFabric, find_job_network, use_job_network
 from chslurm.host.lines import tell
@@ -34,4 +36,4 @@ def start_any_fabric(plan: Plan, host: Host, taps: Sequence[int]) -> AbstractCon
     elif plan.network is NetworkKind.SITE:
         return use_site_network([guest.slot for guest in plan.guests_of(host)], taps)
     network = make_host_network(host.number, host.guest_ct, plan.mode, len(plan.hosts))
-    return start_fabric(network, log_dir)
+    return start_fabric(network, log_dir, choose_queues([guest.cores for guest in plan.guests_of(host)], has_vhost()))

@@ -20,10 +20,12 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from chslurm.errors import ChslurmError
 from chslurm.filters import Family
+from chslurm.guest import TapFds
 from chslurm.host import tunnelport
 from chslurm.host.nameserver import NameRelay, read_resolvers
 from chslurm.host.netholder import Holder, start_holder
@@ -48,7 +50,7 @@ _CONNECT_TIMEOUT_S = 20.0
 class Fabric:
     """The running network of one host; made by `start_fabric`."""
 
-    def __init__(self, network: HostNetwork, holder: Holder, taps: Sequence[int], log_dir: Path) -> None:
+    def __init__(self, network: HostNetwork, holder: Holder, taps: Sequence[TapFds], log_dir: Path) -> None:
         self.network = network
         self.taps = tuple(taps)  # in slot order, ours until close_taps
         self._holder = holder
@@ -85,8 +87,8 @@ class Fabric:
 
     def close_taps(self) -> None:
         """Close our TAP descriptors, once QEMU has inherited them: a TAP lives as long as its last descriptor."""
-        for tap in self.taps:
-            os.close(tap)
+        for fd in chain.from_iterable(self.taps):
+            os.close(fd)
         self.taps = ()
 
     def join_outside(self) -> str:
@@ -195,12 +197,14 @@ class Fabric:
 
 
 @contextlib.contextmanager
-def start_fabric(network: HostNetwork, log_dir: Path) -> Iterator[Fabric]:
+def start_fabric(network: HostNetwork, log_dir: Path, queue_cts: Sequence[int] = ()) -> Iterator[Fabric]:
     """Make namespaces, bridge, filters and TAPs; end them, and whatever joined them to others, on leaving.
 
-    Call from the main thread, before any other thread or an event loop exists. Raises ChslurmError.
+    `queue_cts` says how many queues each TAP has, in slot order; without it one. Call from the main thread, before any other thread or an event loop exists. Raises ChslurmError.
     """
-    holder, taps = start_holder(network, log_dir / f"net_{network.host}_holder.out")
+    holder, fds = start_holder(network, log_dir / f"net_{network.host}_holder.out", queue_cts)
+    left = iter(fds)
+    taps = [tuple(islice(left, queue_ct)) for queue_ct in queue_cts or [1] * len(network.guests)]
     fabric = Fabric(network, holder, taps, log_dir)
     try:
         yield fabric

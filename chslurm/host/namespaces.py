@@ -43,7 +43,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _PR_SET_PDEATHSIG = 1
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 _TUNSETIFF = 0x400454CA
-_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+_IFF_TAP, _IFF_MULTI_QUEUE, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x0100, 0x1000, 0x4000
 _TUN = "/dev/net/tun"
 _ARGV = {
     Tool.IP: ("ip", "-batch", "-"),
@@ -193,15 +193,21 @@ def _batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
         yield batch
 
 
-def open_tap(name: str) -> int:
-    """Make a TAP as QEMU wants it, where we are, and return its descriptor: the device lives as long as that."""
+def open_tap(name: str, queue_ct: int = 1) -> list[int]:
+    """Make a TAP as QEMU wants it, where we are, and return a descriptor for each of its queues.
+
+    The device lives as long as any of them. With one queue it is open once, and nobody else's.
+    """
+    flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | (_IFF_MULTI_QUEUE if queue_ct > 1 else 0)
+    fds = []
     try:
-        fd = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR))
+        for _ in range(queue_ct):
+            fds.append(os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+            fcntl.ioctl(fds[-1], _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
     except OSError as error:
         hint = "the site must load `tun` and give it mode 0666, as udev does"
         raise ChslurmError(f"can't make a TAP device with {_TUN}: {error.strerror}", hint=hint) from error
-    return fd
+    return fds
 
 
 def open_witness(name: str) -> int:

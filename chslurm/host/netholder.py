@@ -30,13 +30,13 @@ from typing import Any, NoReturn
 
 from chslurm.errors import ChslurmError
 from chslurm.filters import Family
+from chslurm.guest import MOST_TAP_FDS
 from chslurm.host.namespaces import Namespaces, open_listener, open_tap, open_witness
 from chslurm.network import HostNetwork, Place, Step, Tool
 
 Answer = tuple[dict[str, Any], list[int]]
 """What an answer says, and the descriptors that travel with it."""
 
-_MAX_FDS = 253  # the kernel's SCM_MAX_FD, and also the most guests a host has
 _END_TIMEOUT_S = 2.0
 
 
@@ -103,7 +103,7 @@ class Holder:
         """Return the next answer. Raises ChslurmError when it tells of a failure, or the holder is gone."""
         data, fds = b"", list[int]()
         while not data.endswith(b"\n"):
-            part, more, _, _ = socket.recv_fds(self._socket, 65536, _MAX_FDS)
+            part, more, _, _ = socket.recv_fds(self._socket, 65536, MOST_TAP_FDS)
             data += part
             fds += more
             if not part:
@@ -133,15 +133,15 @@ class Holder:
         return ChslurmError(f"the network holder (process {self.pid}) has died", hint=f"see {self.log}")
 
 
-def start_holder(network: HostNetwork, log: Path) -> tuple[Holder, list[int]]:
+def start_holder(network: HostNetwork, log: Path, queue_cts: Sequence[int] = ()) -> tuple[Holder, list[int]]:
     """Fork the holder, let it make namespaces, filters, bridge and TAPs, and return it with the TAP descriptors.
 
-    Call before any thread or event loop exists. Raises ChslurmError when the host does not allow it.
+    `queue_cts` says how many of them each TAP has, in order; without it one. Call before any thread or event loop exists. Raises ChslurmError when the host does not allow it.
     """
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        _be_holder(network, theirs, log)
+        _be_holder(network, queue_cts, theirs, log)
     theirs.close()
     holder = Holder(pid, log, ours)
     try:
@@ -154,9 +154,9 @@ def start_holder(network: HostNetwork, log: Path) -> tuple[Holder, list[int]]:
     return holder, taps
 
 
-def _be_holder(network: HostNetwork, node: socket.socket, log: Path) -> NoReturn:
+def _be_holder(network: HostNetwork, queue_cts: Sequence[int], node: socket.socket, log: Path) -> NoReturn:
     """Never return into the code that forked us, whatever happens."""
-    servant = _Servant(network)
+    servant = _Servant(network, queue_cts)
     try:
         _detach(node, log)
         servant.serve(node)
@@ -184,8 +184,9 @@ def _detach(node: socket.socket, log: Path) -> None:
 class _Servant:
     """The holder's side."""
 
-    def __init__(self, network: HostNetwork) -> None:
+    def __init__(self, network: HostNetwork, queue_cts: Sequence[int]) -> None:
         self._network = network
+        self._queue_cts = queue_cts or [1] * len(network.guests)
         self._namespaces: Namespaces | None = None
         self._guarded: int | None = None  # descriptor of a process; its number could become another's
 
@@ -206,7 +207,8 @@ class _Servant:
 
     def _begin(self) -> Answer:
         namespaces = self._namespaces = Namespaces(uplink=self._network.has_uplink)
-        taps = [open_tap(guest.tap) for guest in self._network.guests]
+        each = zip(self._network.guests, self._queue_cts, strict=True)
+        taps = [fd for guest, queue_ct in each for fd in open_tap(guest.tap, queue_ct)]
         namespaces.apply(self._network.steps, choose=True)
         return {"uplink_path": namespaces.uplink_path, "refused": namespaces.refused}, taps
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 
 from chslurm.addresses import GuestAddress
 from chslurm.errors import ChslurmError
+from chslurm.guest import TapFds
 from chslurm.host.nameserver import NameRelay, read_resolvers
 from chslurm.host.namespaces import open_listener
 from chslurm.host.relay import Stream, StreamRelay, relay_ssh
@@ -73,9 +74,9 @@ class GivenTaps:
         self._links = LinkWatch(links)
 
     @property
-    def taps(self) -> tuple[int, ...]:
-        """Descriptors in slot order, ours until `close_taps`."""
-        return self._taps.fds
+    def taps(self) -> tuple[TapFds, ...]:
+        """Descriptors in slot order, ours until `close_taps`: one of each, as then no other program can have it."""
+        return tuple((fd,) for fd in self._taps.fds)
 
     def fileno(self) -> int:
         """Readable when something has happened to a link of this host."""

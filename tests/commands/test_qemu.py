@@ -33,7 +33,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         root=Disk("/none"),
         temporary=Disk("/none"),
         shares=(Passthrough("meta", str(tmp_path), read_only=True),),
-        tap_fd=0,
+        tap_fds=(0,),
         qmp_fd=-1,
         control_fd=-1,
         console_fd=-1,

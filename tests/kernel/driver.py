@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node process of a test: runs the product's fabric as an ordinary user and does what JSON lines on stdin say.
 
-    driver.py HOST SLOTS MODE HOST_CT LOG_DIR [GUEST_TAP_FD...]
+    driver.py HOST SLOTS[:QUEUES] MODE HOST_CT LOG_DIR [GUEST_TAP_FD...]
 
-Frames go to and fro between the fabric's TAPs and the TAPs of test guests, as QEMU would pass them.
+Frames go to and fro between the fabric's TAPs and the TAPs of test guests, as QEMU would pass them: by turns through each queue.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, cycle, repeat
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,11 @@ CLUSTER_ID = "0123456789abcdef"
 
 def main() -> None:
     host, slots, mode, host_ct, log_dir, *guests = sys.argv[1:]
-    network = make_host_network(int(host), int(slots), Mode(mode), int(host_ct))
+    slot_ct, queue_ct = (int(number) for number in (*slots.split(":"), "1")[:2])
+    network = make_host_network(int(host), slot_ct, Mode(mode), int(host_ct))
     began = time.monotonic()
     try:
-        with start_fabric(network, Path(log_dir)) as fabric:
+        with start_fabric(network, Path(log_dir), [queue_ct] * slot_ct) as fabric:
             say(holder=fabric.holder_pid, elapsed_s=time.monotonic() - began)
             asyncio.run(serve(fabric, [int(fd) for fd in guests]))
     except ChslurmError as error:
@@ -50,21 +52,22 @@ def main() -> None:
 
 async def serve(fabric: Fabric, guests: Sequence[int]) -> None:
     loop = asyncio.get_running_loop()
-    for tap, guest in zip(fabric.taps, guests, strict=True):
-        loop.add_reader(tap, pump, tap, guest)
-        loop.add_reader(guest, pump, guest, tap)
+    for queues, guest in zip(fabric.taps, guests, strict=True):
+        for queue in queues:
+            loop.add_reader(queue, pump, queue, repeat(guest))
+        loop.add_reader(guest, pump, guest, cycle(queues))
     ended = asyncio.Event()
     loop.add_reader(fabric, lost, loop, fabric, ended)
     orders = asyncio.create_task(obey(fabric, guests, ended))
     await ended.wait()
     orders.cancel()
-    for fd in (*fabric.taps, *guests):
+    for fd in (*chain.from_iterable(fabric.taps), *guests):
         loop.remove_reader(fd)
 
 
-def pump(source: int, target: int) -> None:
+def pump(source: int, targets: Iterator[int]) -> None:
     with contextlib.suppress(OSError):
-        os.write(target, os.read(source, 70000))
+        os.write(next(targets), os.read(source, 70000))
 
 
 def lost(loop: asyncio.AbstractEventLoop, fabric: Fabric, ended: asyncio.Event) -> None:
@@ -98,10 +101,10 @@ class Session:
 
     async def settle(self) -> None:
         """Return when no frame is under way any more."""
-        quiet = 0
+        quiet, fds = 0, [*chain.from_iterable(self.fabric.taps), *self.guests]
         while quiet < 3:
             await asyncio.sleep(0)
-            quiet = 0 if select.select([*self.fabric.taps, *self.guests], [], [], 0.001)[0] else quiet + 1
+            quiet = 0 if select.select(fds, [], [], 0.001)[0] else quiet + 1
 
     async def warning(self) -> str:
         return self.fabric.warning

@@ -146,7 +146,16 @@ class Node:
     """A running fabric: the product, as an ordinary user on one host; its guests are the test itself when `bare`."""
 
     def __init__(
-        self, lab: Lab, on: Namespace, host: int, slots: int, mode: str, host_ct: int, user: int, bare: bool
+        self,
+        lab: Lab,
+        on: Namespace,
+        host: int,
+        slots: int,
+        mode: str,
+        host_ct: int,
+        user: int,
+        bare: bool,
+        queue_ct: int,
     ) -> None:
         self.on = on
         addresses = [make_layout(host_ct).guest(host, slot) for slot in range(1, slots + 1)]
@@ -157,7 +166,10 @@ class Node:
         os.chown(self.log_dir, user, user)
         taps = [end.tap for end in (*self.guests, *self.ports)]
         who = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups"]
-        driver = [sys.executable, *map(str, (self.tools / "driver.py", host, slots, mode, host_ct, self.log_dir))]
+        driver = [
+            sys.executable,
+            *map(str, (self.tools / "driver.py", host, f"{slots}:{queue_ct}", mode, host_ct, self.log_dir)),
+        ]
         # setpriv --pdeathsig comes last, as a change of user clears it
         argv = ["nsenter", "--target", str(on.pid), "--net", "--mount", *who, *TIED, *driver, *map(str, taps)]
         self.process = subprocess.Popen(
@@ -275,8 +287,9 @@ class Lab:
         host_ct: int = 1,
         user: int = USER,
         bare: bool = False,
+        queue_ct: int = 1,
     ) -> Node:
-        node: Node = self.keep(Node(self, on, host, slots, mode, host_ct, user, bare))
+        node: Node = self.keep(Node(self, on, host, slots, mode, host_ct, user, bare, queue_ct))
         return node.wait_started()
 
 

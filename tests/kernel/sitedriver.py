@@ -35,14 +35,15 @@ def main() -> None:
 async def serve(fabric: TapFabric, guests: list[int]) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    for tap, guest in zip(fabric.taps, guests, strict=True):
+    taps = [tap for (tap,) in fabric.taps]
+    for tap, guest in zip(taps, guests, strict=True):
         loop.add_reader(tap, pump, tap, guest)
         loop.add_reader(guest, pump, guest, tap)
     loop.add_reader(fabric, look, loop, fabric, ended)
     loop.add_reader(0, ended.set)
     say(joined=fabric.join_outside())
     await ended.wait()
-    for fd in (*fabric.taps, *guests):
+    for fd in (*taps, *guests):
         loop.remove_reader(fd)
 
 

@@ -18,10 +18,12 @@ def reach(guest: Guest, *others: Guest) -> bool:
     return all(guest.pings(other.ip) for other in others)
 
 
-def test_guests_of_one_host_reach_each_other_and_the_gateway(lab: Lab) -> None:
-    first, second = lab.start(lab.add_host(1)).guests
-    assert reach(first, second)
-    assert first.pings(first.address.gateway)
+@pytest.mark.parametrize("queue_ct", [1, 3])
+def test_guests_of_one_host_reach_each_other_and_the_gateway(lab: Lab, queue_ct: int) -> None:
+    first, second = lab.start(lab.add_host(1), queue_ct=queue_ct).guests
+    for _ in range(queue_ct):  # through each queue
+        assert reach(first, second)
+        assert first.pings(first.address.gateway)
 
 
 @pytest.mark.parametrize("path_mtu", [1400, 1500, 9000])
@@ -105,8 +107,10 @@ def test_no_ipv6_of_ours_answers(lab: Lab) -> None:
     assert senders - {own} <= {link_local}
 
 
-def test_a_false_source_address_is_dropped(lab: Lab) -> None:
-    nodes = [lab.start(lab.add_host(number), number, 1, host_ct=2) for number in (1, 2)]
+@pytest.mark.parametrize("queue_ct", [1, 2])
+def test_a_false_source_address_is_dropped(lab: Lab, queue_ct: int) -> None:
+    """Whatever the queue is that a packet takes: filters are those of the link."""
+    nodes = [lab.start(lab.add_host(number), number, 1, host_ct=2, queue_ct=queue_ct) for number in (1, 2)]
     join(nodes)
     (here,), (there,) = (node.guests for node in nodes)
     there.sh("ip route replace default via 172.22.2.254")
@@ -114,7 +118,8 @@ def test_a_false_source_address_is_dropped(lab: Lab) -> None:
     for false in ("172.22.2.9", "10.99.0.1", "172.22.3.1"):
         here.sh(f"ip address replace {false}/32 dev lo")
         before = there.sh("awk '/^Icmp:/ {print $2}' /proc/net/snmp")
-        here.run("ping", "-n", "-c1", "-W1", "-I", false, there.ip)
+        for _ in range(queue_ct):
+            here.run("ping", "-n", "-c1", "-W1", "-I", false, there.ip)
         assert there.sh("awk '/^Icmp:/ {print $2}' /proc/net/snmp") == before, false
 
 

@@ -11,7 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chslurm.guest import Disk, Kernel, Machine, Offer, escape, make_image_disk, make_machine, make_qemu_argv
+from chslurm.guest import (
+    MOST_TAP_FDS,
+    Disk,
+    Kernel,
+    Machine,
+    Offer,
+    choose_queues,
+    escape,
+    make_image_disk,
+    make_machine,
+    make_qemu_argv,
+)
 from chslurm.plan import Accelerator, Plan
 
 FILE_NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -22,7 +33,7 @@ def machine(plan_of: Callable[..., Plan]) -> Machine:
     plan = plan_of()
     root = Disk("/home/user/charlie/run/1.overlay.qcow2", backing=Disk(plan.image.path, read_only=True))
     offer = Offer(Accelerator.TCG, "/usr/share/qemu/qboot.rom", Kernel(10, 11, "root=/dev/vda1"))
-    return make_machine(plan, plan.guests[1], offer, root, Disk("gone", fd=12), 13)
+    return make_machine(plan, plan.guests[1], offer, root, Disk("gone", fd=12), (13,))
 
 
 def test_guest_is_kept_in(machine: Machine) -> None:
@@ -50,7 +61,7 @@ def test_a_screen_is_there_when_it_is_asked_for(plan_of: Callable[..., Plan]) ->
     plan = plan_of()
     for display, words in ((None, "none"), ("gtk", "gtk,window-close=off")):
         offer = Offer(Accelerator.TCG, None, None, display)
-        argv = make_qemu_argv(make_machine(plan, plan.guests[0], offer, Disk("/r"), Disk("/t"), 3))
+        argv = make_qemu_argv(make_machine(plan, plan.guests[0], offer, Disk("/r"), Disk("/t"), (3,)))
         assert argv[argv.index("-display") + 1] == words
         assert any(word.startswith("VGA") for word in argv) is (display is not None)
         assert "-sandbox" in argv
@@ -60,13 +71,30 @@ def test_a_screen_is_there_when_it_is_asked_for(plan_of: Callable[..., Plan]) ->
 def test_packets_go_by_the_kernel_where_it_offers_that(plan_of: Callable[..., Plan], vhost: bool) -> None:
     plan = plan_of()
     offer = Offer(Accelerator.TCG, None, None, vhost=vhost)
-    argv = make_qemu_argv(make_machine(plan, plan.guests[0], offer, Disk("/r"), Disk("/t"), 3))
+    argv = make_qemu_argv(make_machine(plan, plan.guests[0], offer, Disk("/r"), Disk("/t"), (3,)))
     assert argv[argv.index("-netdev") + 1] == f"tap,id=net,fd=3{',vhost=on' if vhost else ''}"
+
+
+def test_by_vhost_net_guests_have_a_queue_for_each_core(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of()
+    offer = Offer(Accelerator.TCG, None, None, vhost=True)
+    argv = make_qemu_argv(make_machine(plan, plan.guests[0], offer, Disk("/r"), Disk("/t"), (3, 7)))
+    assert argv[argv.index("-netdev") + 1] == "tap,id=net,fds=3:7,vhost=on"
+    (card,) = (word for word in argv if word.startswith("virtio-net-pci"))
+    assert card.endswith(",mq=on,vectors=6,romfile=")
+
+
+@given(cores=st.lists(st.integers(1, 512), max_size=MOST_TAP_FDS), vhost=st.booleans())
+def test_all_queues_of_a_host_can_be_handed_over(cores: list[int], vhost: bool) -> None:
+    queue_cts = choose_queues(cores, vhost)
+    assert sum(queue_cts) <= MOST_TAP_FDS
+    assert all(1 <= queue_ct <= min(core_ct, 8) for queue_ct, core_ct in zip(queue_cts, cores, strict=True))
+    assert vhost or set(queue_cts) <= {1}
 
 
 def test_kvm_uses_the_hosts_processor(plan_of: Callable[..., Plan]) -> None:
     plan = plan_of()
-    machine = make_machine(plan, plan.guests[0], Offer(Accelerator.KVM, None, None), Disk("/r"), Disk("/t"), 3)
+    machine = make_machine(plan, plan.guests[0], Offer(Accelerator.KVM, None, None), Disk("/r"), Disk("/t"), (3,))
     argv = make_qemu_argv(machine)
     assert argv[argv.index("-accel") + 1] == "kvm"
     assert argv[argv.index("-cpu") + 1] == "host"
@@ -77,7 +105,7 @@ def test_kvm_uses_the_hosts_processor(plan_of: Callable[..., Plan]) -> None:
 def test_qemu_is_told_every_layer_and_that_there_is_no_more(plan_of: Callable[..., Plan]) -> None:
     plan = plan_of()
     root = Disk("/o", backing=make_image_disk(plan.image))
-    machine = make_machine(plan, plan.guests[0], Offer(Accelerator.TCG, None, None), root, Disk("/t"), 3)
+    machine = make_machine(plan, plan.guests[0], Offer(Accelerator.TCG, None, None), root, Disk("/t"), (3,))
     root_block, temporary_block = (json.loads(word) for word in make_qemu_argv(machine) if word.startswith("{"))
     image = root_block["backing"]
     base = image["backing"]
@@ -95,7 +123,7 @@ def test_qemu_is_told_every_layer_and_that_there_is_no_more(plan_of: Callable[..
 @given(FILE_NAMES)
 def test_any_file_name_of_a_disk_stays_a_file_name(plan_of: Callable[..., Plan], name: str) -> None:
     plan = plan_of()
-    machine = make_machine(plan, plan.guests[0], Offer(Accelerator.TCG, None, None), Disk(name), Disk("/t"), 3)
+    machine = make_machine(plan, plan.guests[0], Offer(Accelerator.TCG, None, None), Disk(name), Disk("/t"), (3,))
     argv = make_qemu_argv(machine)
     block = json.loads(argv[argv.index("-blockdev") + 1])
     assert block["file"] == {"driver": "file", "filename": name}
