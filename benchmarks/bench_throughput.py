@@ -52,7 +52,22 @@ def measure(box: Box) -> tuple[list[Figure], list[object]]:
 def _run_cluster(box: Box, words: tuple[str, ...]) -> float:
     partition, *words = words
     job = ("--jobdir", "cluster", "--job", f"{CODE}/{_script(box)}")
-    box.run("salloc", "-Q", "-N2", "-p", partition, "chrun", "-n2", *GUEST, *words, *job, box.image, "--", SECONDS, "cluster")
+    box.run(
+        "salloc",
+        "-Q",
+        "-N2",
+        "-p",
+        partition,
+        "chrun",
+        "-n2",
+        *GUEST,
+        *words,
+        *job,
+        box.image,
+        "--",
+        SECONDS,
+        "cluster",
+    )
     return _read(box, "cluster/out/1_job.out")
 
 

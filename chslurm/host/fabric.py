@@ -200,7 +200,8 @@ class Fabric:
 def start_fabric(network: HostNetwork, log_dir: Path, queue_cts: Sequence[int] = ()) -> Iterator[Fabric]:
     """Make namespaces, bridge, filters and TAPs; end them, and whatever joined them to others, on leaving.
 
-    `queue_cts` says how many queues each TAP has, in slot order; without it one. Call from the main thread, before any other thread or an event loop exists. Raises ChslurmError.
+    `queue_cts` says how many queues each TAP has, in slot order; without it one. Call from the main thread,
+    before any other thread or an event loop exists. Raises ChslurmError.
     """
     holder, fds = start_holder(network, log_dir / f"net_{network.host}_holder.out", queue_cts)
     left = iter(fds)

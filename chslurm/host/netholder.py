@@ -136,7 +136,8 @@ class Holder:
 def start_holder(network: HostNetwork, log: Path, queue_cts: Sequence[int] = ()) -> tuple[Holder, list[int]]:
     """Fork the holder, let it make namespaces, filters, bridge and TAPs, and return it with the TAP descriptors.
 
-    `queue_cts` says how many of them each TAP has, in order; without it one. Call before any thread or event loop exists. Raises ChslurmError when the host does not allow it.
+    `queue_cts` says how many of them each TAP has, in order; without it one. Call before any thread or event
+    loop exists. Raises ChslurmError when the host does not allow it.
     """
     ours, theirs = socket.socketpair()
     pid = os.fork()

@@ -113,9 +113,14 @@ def find_in_node(node: str, box: Path, users: dict[int, str], *, theirs: bool) -
         "nsenter", f"--net=/run/netns/chbox-{node}", f"--mount={box}/ns/{node}.mnt", "--"
     ] if node else []  # fmt: skip
     files = ["mounts", *(f"net/{table}" for table in ("dev", "unix", *SOCKET_TABLES))]
-    show = f"cd /proc/self; for f in {' '.join(files)}; do echo == $f; cat $f; done; echo == nft; nft -s list ruleset"
-    shown = subprocess.run([*entry, "sh", "-c", show], capture_output=True, text=True, errors="replace", check=False)
-    sections = dict(part.split("\n", 1) for part in ("\n" + shown.stdout).split("\n== ")[1:])
+    show = ["tail", "--verbose", "--lines=+1", *(f"/proc/self/{file}" for file in files)]
+    if not theirs:
+        show = ["sh", "-c", 'echo "==> nft <=="; nft -s list ruleset; echo; exec "$@"', "sh", *show]
+    shown = subprocess.run([*entry, *show], capture_output=True, text=True, errors="replace", check=False)
+    parts = ("\n" + shown.stdout).split("\n==> ")[1:]
+    sections = {
+        name.removeprefix("/proc/self/"): text for name, _, text in (part.partition(" <==\n") for part in parts)
+    }
     where = f" on {node}" if node else ""
     things = dict(read_sockets(sections, box, None if node and not theirs else users))
     if not theirs:
@@ -129,7 +134,7 @@ def read_roots(sections: dict[str, str], box: Path) -> Things:
     for line in sections["net/dev"].splitlines()[2:]:
         link = line.split(":", 1)[0].strip()
         yield f"link {link}", f"link {link}"
-    for line in sections["mounts"].splitlines():
+    for line in filter(None, sections["mounts"].splitlines()):
         source, target, kind = line.split()[:3]
         if not target.startswith((f"{box}/", "/run/netns/chbox-")):
             yield f"mount {source} {target}", f"mount of {kind} {source} at {target}"

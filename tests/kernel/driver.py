@@ -3,7 +3,8 @@
 
     driver.py HOST SLOTS[:QUEUES] MODE HOST_CT LOG_DIR [GUEST_TAP_FD...]
 
-Frames go to and fro between the fabric's TAPs and the TAPs of test guests, as QEMU would pass them: by turns through each queue.
+Frames go to and fro between the fabric's TAPs and the TAPs of test guests, as QEMU would pass them: by turns
+through each queue.
 """
 
 from __future__ import annotations

@@ -264,7 +264,7 @@ def _find_processes(box: Box, *words: str) -> list[int]:
 
 
 def test_xterms(box: Box, tmp_path: Path) -> None:
-    """Each console in a window, which stays when its guest has ended, until it is closed."""
+    """Each console in a window, which stays when its guest has ended, until it is closed. In use: see the tutorial."""
     display = f":{os.getpid() % 1000 + 100}"
     with subprocess.Popen(["Xvfb", display, "-nolisten", "tcp", "-screen", "0", "1280x800x8"]) as server:
         try:
@@ -277,11 +277,9 @@ def check_xterms(box: Box, display: str) -> None:
     command = ["env", f"DISPLAY={display}", "vcluster", "-n2", "--cores=1", "--ram=512M", "--xterm", "--jobdir=c"]
     with box.start(*command, box.image) as head:
         job = Job(box, "")
-        for guest in (0, 1):
-            job.wait_event("guest_ready", guest)
-        windows = [pid for pid in _children(head.pid) if _name(pid) == "xterm"]
-        assert len(windows) == 2
-        box("chslurm", "exec", "-c", "c", "--", "sudo", "shutdown", "-h", "now")
+        wait_for(lambda: len(find_windows(head)) == 2, 60, lambda: f"no windows: {job.events()}")
+        windows = find_windows(head)
+        box("chslurm", "stop", "-c", "c")
         wait_for((job.dir / "run" / "summary.json").exists, 60, lambda: "no summary")
         time.sleep(2)
         assert head.poll() is None, "it waits for its windows to be closed"
@@ -290,6 +288,10 @@ def check_xterms(box: Box, display: str) -> None:
         output, _ = head.communicate(timeout=30)
         assert head.returncode == 0, output
         assert "close the xterm windows to finish" in output
+
+
+def find_windows(head: subprocess.Popen[str]) -> list[int]:
+    return [pid for pid in _children(head.pid) if _name(pid) == "xterm"]
 
 
 def _children(pid: int) -> list[int]:

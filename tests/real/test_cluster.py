@@ -94,37 +94,3 @@ def test_job_sees_what_was_promised_and_its_status_comes_back(box: Box) -> None:
     stamp = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d: "
     for line in ("running 99-runjob.sh", "will shut down after job", "user job complete; writing 0.jobdone"):
         assert re.search(stamp + line, console, re.M), console
-
-
-def test_workstation_guests_reach_the_outside_and_each_other(box: Box) -> None:
-    """The same command line, outside a SLURM job: the machine `out` of the box stands for the world."""
-    script = box.write(
-        "reach.sh",
-        "#!/bin/bash\nset -e\n[ $CH_GUEST_ID = 0 ] || exit 0\n"
-        "ssh chgu1 hostname\nping -c1 -w5 chgu0host >/dev/null && echo host\nping -c1 -w5 203.0.113.2 >/dev/null\n"
-        "exec 3<>/dev/tcp/203.0.113.2/7777; head -1 <&3\n",
-    )
-    server = box.start(
-        "python3", "-c",
-        "import socket; s = socket.create_server(('', 7777)); s.settimeout(200); s.accept()[0].send(b'outside\\n')",
-        node="out",
-    )  # fmt: skip
-    try:
-        done = box("vcluster", "-n2", "--cores=1", "--ram=512M", "--jobdir=c", "--job", script, box.image)
-    finally:
-        server.kill()
-        server.communicate()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (box.folder / "c" / "out" / "0_job.out").read_text() == "chgu1\nhost\noutside\n"
-    assert "guest 0:       chgu0, 172.22.1.1" in done.stdout + done.stderr
-
-
-def test_used_again_a_job_directory_holds_only_the_new_run(box: Box) -> None:
-    script = box.write("say.sh", '#!/bin/bash\necho "$1"\n')
-    command = ["vcluster", "-n1", "--cores=1", "--ram=512M", "--jobdir=c", "--job", script, box.image, "--"]
-    for word in ("first and longer", "second"):
-        with (box.folder / "c" / "mine").open("w") if word == "second" else (box.folder / "x").open("w") as file:
-            file.write("kept")
-        assert box(*command, word).returncode == 0
-        assert (box.folder / "c" / "out" / "0_job.out").read_text() == f"{word}\n"
-    assert (box.folder / "c" / "mine").read_text() == "kept"

@@ -63,12 +63,15 @@ def test_qemu_is_confined(box: Box) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "words"),
-    [(signal.SIGKILL, "QEMU ended: killed by SIGKILL"), (signal.SIGINT, "QEMU was ended by a signal")],
+    ("number", "words", "moment"),
+    [
+        (signal.SIGKILL, "QEMU ended: killed by SIGKILL", "job_started"),
+        (signal.SIGINT, "QEMU was ended by a signal", "guest_stage"),
+    ],
 )
-def test_killed_qemu_is_told(box: Box, number: signal.Signals, words: str) -> None:
+def test_killed_qemu_is_told(box: Box, number: signal.Signals, words: str, moment: str) -> None:
     job = start_job(box)
-    job.wait_event("job_started", 1)
+    job.wait_event(moment, 1)
     os.kill(qemu_of(job, 1), number)
     check_failed(job, 70, "guest 1 on cn002", words, "see out/1_console.out")
     assert job.summary()["cause"] == "lost"
@@ -79,12 +82,16 @@ def test_killed_qemu_is_told(box: Box, number: signal.Signals, words: str) -> No
     [
         ("echo c | sudo tee /proc/sysrq-trigger", "kernel panic"),
         ("sudo reboot -f", "rebooted from inside"),
-        ("sudo poweroff -f", "shut down"),
     ],
 )
 def test_guest_that_goes_away_by_itself_is_told(box: Box, blow: str, words: str) -> None:
-    job = start_job(box, f"#!/bin/bash\n[ $CH_GUEST_ID = 0 ] || {blow}\nsleep 1000\n")
-    check_failed(job, 70, "guest 1 on cn002", words)
+    job = start_job(box, f"#!/bin/bash\n{blow}\nsleep 1000\n", nodes=1)
+    check_failed(job, 70, "guest 0 on cn001", words)
+
+
+def test_guest_that_leaves_the_others_alone_is_told(box: Box) -> None:
+    job = start_job(box, "#!/bin/bash\n[ $CH_GUEST_ID = 0 ] || sudo poweroff -f\nsleep 1000\n")
+    check_failed(job, 70, "guest 1 on cn002", "shut down")
 
 
 def test_hung_guest_is_told_with_the_stage_it_reached(box: Box) -> None:
@@ -94,11 +101,11 @@ def test_hung_guest_is_told_with_the_stage_it_reached(box: Box) -> None:
     check_failed(job, 70, "guest 1 on cn002", "see out/1_console.out")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_node_task_is_told(box: Box, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "moment"), [(signal.SIGKILL, "guest_stage"), (signal.SIGTERM, "job_started")])
+def test_killed_node_task_is_told(box: Box, number: signal.Signals, moment: str) -> None:
     job = start_job(box)
     qemu = qemu_of(job, 1)
-    job.wait_event("job_started", 1)
+    job.wait_event(moment, 1)
     os.kill(parent_of(qemu), number)
     check_failed(job, 70, "cn002", "oneguest", "see out/step.out" if number is signal.SIGKILL else "SIGTERM")
     assert not Path(f"/proc/{qemu}").exists()
@@ -106,7 +113,7 @@ def test_killed_node_task_is_told(box: Box, number: signal.Signals) -> None:
 
 def test_killed_head_leaves_nothing(box: Box) -> None:
     job = start_job(box)
-    job.wait_event("job_started", 1)
+    job.wait_event("fabric_ready")
     (head,) = find_processes(str(box.folder), "chrun")
     os.kill(head, signal.SIGKILL)
     assert job.wait()["JobState"] == "FAILED"
@@ -219,6 +226,6 @@ def test_scancel_at_any_moment_leaves_nothing(box: Box, kill_wait: int, moment: 
 def test_a_head_outside_the_job_learns_that_it_was_cancelled(box: Box) -> None:
     head = start_outside(box, "--time=9")
     events = box.folder / "outside" / "run" / "events.jsonl"
-    wait_for(lambda: events.exists() and "job_started" in events.read_text(), 120, lambda: "no job")
+    wait_for(lambda: events.exists() and "guest_stage" in events.read_text(), 120, lambda: "no guest")
     assert box("scancel", "--name=outside").returncode == 0
     check_outside(box, head, 143, "the SLURM job was cancelled")

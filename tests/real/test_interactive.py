@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interactive clusters: they boot and run nothing, the user works in the guests, and guest 0's shutdown is the end."""
+"""Interactive clusters: they boot and run nothing, the user works in the guests, and guest 0's shutdown is the end.
+
+On a workstation they are tried by the tutorial.
+"""
 
 from __future__ import annotations
 
@@ -102,11 +105,3 @@ def check_work_in_guests(job: Job) -> None:
     unknown = enter(job, 0, "ssh -o GlobalKnownHostsFile=/dev/null -o BatchMode=yes chgu1 hostname")
     assert (unknown.returncode, unknown.stdout) == (255, "")
     assert "Host key verification failed" in unknown.stderr
-
-
-def test_on_a_workstation(box: Box) -> None:
-    """The shortest command line there is; all guests end with guest 0."""
-    with start_head(box, "vcluster", "-n2", "--cores=1", "--ram=512M") as (job, head):
-        assert enter(job, 1, "ssh chgu0 hostname").stdout == "chgu0\n"
-        assert enter(job, 0, "ls /ch/meta/jobscript").returncode != 0
-        shut_down(job, head)

@@ -130,7 +130,7 @@ class Job:
             record.update(self.record())
             return record["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 
-        wait_for(ended, timeout_s, lambda: f"job {self.id} did not end: {self.output}")
+        wait_for(ended, timeout_s, lambda: f"job {self.id} did not end: {self.output}", pause_s=0.5)
         return record
 
     def events(self) -> list[dict[str, Any]]:
@@ -151,10 +151,10 @@ class Job:
         return summary
 
 
-def wait_for(look: Callable[[], object], timeout_s: float, complain: Callable[[], str]) -> None:
-    """Look every 0.2 s until there is something to be seen."""
+def wait_for(look: Callable[[], object], timeout_s: float, complain: Callable[[], str], pause_s: float = 0.2) -> None:
+    """Look again and again until there is something to be seen."""
     deadline = time.monotonic() + timeout_s
     while not look():
         if time.monotonic() > deadline:
             pytest.fail(complain())
-        time.sleep(0.2)
+        time.sleep(pause_s)
