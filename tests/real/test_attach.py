@@ -19,7 +19,7 @@ from realbox import Box, Job, wait_for
 
 pytestmark = pytest.mark.real
 
-BIG_MIB = 100
+BIG_MIB = 30
 PROMPT = r"chgu\d.*\$ "
 """What is typed before it is there may be read by another program, or be thrown away after a Ctrl-C."""
 

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole way, for real: a batch job, its guests, its output, its exit status."""
+"""A batch job, its guest, its output, its exit status. With several nodes and MPI the tutorial goes the whole way."""
 
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
-from realbox import Box, Job
+from realbox import Box
 
 pytestmark = pytest.mark.real
-
-TOP = Path(__file__).parent.parent.parent
 
 PROBE = """#!/bin/bash
 # What a guest sees, for the tests to read.
@@ -35,32 +31,6 @@ echo 'to the error port' >&2
 head -c 300000 /dev/zero | tr '\\0' '\\r'
 exit "$1"
 """
-
-
-def copy_example(box: Box) -> None:
-    """Give the user what a user has: the example beside the batch script."""
-    shutil.copytree(TOP / "examples" / "mpihello", box.folder / "examples" / "mpihello")
-    owner = box.folder.stat()
-    subprocess.run(["chown", "-R", f"{owner.st_uid}:{owner.st_gid}", str(box.folder)], check=True)
-
-
-def test_chjob_runs_mpi_on_three_guests_on_three_nodes(box: Box) -> None:
-    copy_example(box)
-    script = box.write("chjob.sh", (TOP / "sbatch-templates" / "chjob.sh").read_text())
-    job = Job(box, box("sbatch", "--parsable", "--output=batch.out", script).stdout.strip())
-    record = job.wait()
-    assert (record["JobState"], record["ExitCode"]) == ("COMPLETED", "0:0"), job.output
-    (job_dir,) = box.folder.glob("charlie.*")
-    text = (job_dir / "out" / "0_job.out").read_text()
-    first, c, python = re.split(r"\n\n", text.strip())
-    assert first.splitlines()[0] == "Are we running on all nodes?"
-    assert sorted(first.splitlines()[1:]) == ["chgu0", "chgu1", "chgu2"]
-    assert "0: We have 3 processors" in c
-    assert "0: Hello 2! Processor 2 reporting for duty" in c
-    assert "{1: {0, 3, 5, 6, 7, 8, 9, 'rank 1 on chgu1'}," in python
-    assert (job_dir / "out" / "0_job.err").read_text() == ""
-    assert "not guest 0; waiting for work" in (job_dir / "out" / "1_job.out").read_text()
-    assert [guest["node"] for guest in job.summary(job_dir)["guests"]] == ["cn001", "cn002", "cn003"]
 
 
 def test_job_sees_what_was_promised_and_its_status_comes_back(box: Box) -> None:
