@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from lab import PACKAGE, USER, Lab, Node, is_alive, is_gone, join, kill
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(params=["cluster", "workstation", "workstation with slirp4netns"])
 def node(lab: Lab, request: pytest.FixtureRequest) -> Node:

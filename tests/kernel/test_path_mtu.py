@@ -10,6 +10,8 @@ import time
 import pytest
 from lab import Lab
 
+pytestmark = pytest.mark.quick
+
 
 def measure(lab: Lab, mtu: int, other_mtu: int) -> tuple[int, float]:
     """What host 1 finds toward host 2, and the seconds it took."""

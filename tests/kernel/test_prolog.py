@@ -21,6 +21,8 @@ from lab import Lab
 
 from chslurm.jobnet import JobNames
 
+pytestmark = pytest.mark.quick
+
 JOB, OTHER_JOB = 3000017, 4294967295  # no jobs that a SLURM on this machine could have
 KILLS = 100
 RUNS = 100
