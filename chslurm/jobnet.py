@@ -79,7 +79,7 @@ class JobNames:
 
     @property
     def group(self) -> int:
-        """The number by which `ip` removes all of the job's links at once, which is faster; nobody else's is near."""
+        """The number by which `ip` removes all of the job's links at once, which is faster, if only they have it."""
         return _FIRST_GROUP + self.job_id % (1 << 24)
 
     def tap(self, slot: int) -> str:

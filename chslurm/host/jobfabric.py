@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chslurm.errors import ChslurmError
+from chslurm.host.linkgroups import find_group
 from chslurm.host.process import run
 from chslurm.host.rootfiles import lock_state, make_state_folder, remove_state
 from chslurm.host.sysctls import write_sysctls
@@ -106,7 +107,7 @@ def _remove(names: JobNames, budget: Budget) -> None:
     links, path = _find_links(names), _netns_path(names)
     if not links and not path.exists() and not (JOBS_FOLDER / str(names.job_id) / _STATE).exists():
         return
-    if len(links) > 1:  # whether that was all is seen from what is left
+    if len(links) > 1 and _are_all_ours(names):  # whether that was all is seen from what is left
         argv = ("ip", "link", "del", "group", str(names.group))
         run(argv, timeout_s=budget.left_s(_LINKS_S), check=False, die_with_parent=True)
     unlink, forget = make_job_removal(names, _find_links(names))
@@ -168,6 +169,14 @@ def _enter(namespace: int) -> None:
     if _libc.setns(namespace, _CLONE_NEWNET):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
+
+
+def _are_all_ours(names: JobNames) -> bool:
+    """Say whether a group's links can go at once: somebody else may use the same number. Else each goes by its name."""
+    try:
+        return all(map(names.owns, find_group(names.group)))
+    except OSError:
+        return False
 
 
 def _find_links(names: JobNames) -> list[str]:
