@@ -79,8 +79,7 @@ def start_box(image: str | None, repeat: int, patience_s: float) -> Iterator[Box
     was_up = subprocess.run([PROGRAM, "status"], capture_output=True, check=False).returncode == 0
     bring_up()
     settings = {} if image else _read_settings()
-    state = Path(os.environ.get("CHSLURM_STATE", "/var/lib/chslurm-box")) / "benchmarks"
-    state.mkdir(parents=True, exist_ok=True)
+    state = _make_state()
     made = subprocess.check_output(
         [PROGRAM, "run", "--", "sh", "-c", 'mktemp -d "$HOME/chslurm-benchmark.XXXXXX"'], text=True
     )
@@ -94,6 +93,19 @@ def start_box(image: str | None, repeat: int, patience_s: float) -> Iterator[Box
         shutil.rmtree(folder)
         if not was_up:
             subprocess.run([PROGRAM, "down"], check=False)
+
+
+@contextmanager
+def start_no_box(image: str | None, repeat: int, patience_s: float) -> Iterator[Box]:
+    """Give what a benchmark is told that needs neither the box nor an image."""
+    state = _make_state()
+    yield Box(image or "", state, state, repeat, patience_s)
+
+
+def _make_state() -> Path:
+    state = Path(os.environ.get("CHSLURM_STATE", "/var/lib/chslurm-box")) / "benchmarks"
+    state.mkdir(parents=True, exist_ok=True)
+    return state
 
 
 def bring_up(*options: str) -> None:
