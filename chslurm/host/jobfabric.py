@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chslurm.errors import ChslurmError
-from chslurm.host.linkgroups import find_group
+from chslurm.host.linkgroups import delete_group, delete_link, find_group
 from chslurm.host.process import run
 from chslurm.host.rootfiles import lock_state, make_state_folder, remove_state
 from chslurm.host.sysctls import write_sysctls
@@ -108,20 +108,19 @@ def _remove(names: JobNames, budget: Budget) -> None:
     if not links and not path.exists() and not (JOBS_FOLDER / str(names.job_id) / _STATE).exists():
         return
     if len(links) > 1 and _are_all_ours(names):  # whether that was all is seen from what is left
-        argv = ("ip", "link", "del", "group", str(names.group))
-        run(argv, timeout_s=budget.left_s(_LINKS_S), check=False, die_with_parent=True)
+        with suppress(OSError):
+            delete_group(names.group)
     unlink, forget = make_job_removal(names, _find_links(names))
     _do(unlink, names, budget.left_s(_LINKS_S))
-    _remove_netns(names, path, budget)
+    _remove_netns(names, path)
     _do(forget, names, budget.left_s(_TABLES_S))
 
 
-def _remove_netns(names: JobNames, path: Path, budget: Budget) -> None:
+def _remove_netns(names: JobNames, path: Path) -> None:
     """Remove the namespace; vx0 first, as the kernel takes its time with a namespace, and vx0 has the job's number."""
     with suppress(OSError), _inside(names):
         if _has_link("vx0"):
-            step = Step(Place.NODE, Tool.IP, "link del dev vx0\n")  # where we are
-            _do(step, names, budget.left_s(_LINKS_S))
+            delete_link("vx0")  # if not now, then with the namespace
     _libc.umount2(os.fsencode(path), _MNT_DETACH)  # not mounted: `ip` was killed before
     path.unlink(missing_ok=True)
 
