@@ -50,7 +50,7 @@ def measure(box: Box) -> tuple[list[Figure], list[object]]:
                     seconds.append(run(node, verb, 1000 * count + job_id, nodes))
             for verb, seconds in taken.items():
                 del seconds[0]  # the first compiles what the script imports
-                figures.append(make_figure(f"{verb}, job of {count} nodes", "s", seconds, Goal(GOAL_S)))
+                figures.append(make_figure(f"{verb}, nodes: {count}", "s", seconds, Goal(GOAL_S)))
             runs.append({"nodes": count, "others_busy": busy, **taken})
         node.host.hide_by("nft", "exec sleep 60")
         hanging = [run(node, "prolog", 9000 + number, SIZES[3], 70) for number in range(HANGING_RUNS)]
