@@ -73,6 +73,10 @@ class Progress(Protocol):
 class Trial(Protocol):
     """Who checks the network of a running cluster."""
 
+    @property
+    def control(self) -> bool:
+        """Whether it is to have no filters."""
+
     def begin(self, plan: Plan) -> None:
         """Take in what was decided."""
 
@@ -95,7 +99,7 @@ def run_cluster(
     """
     check_console(request.console)
     plan, taps = _make_plan(request, environment)
-    plan = replace(plan, trial=trial is not None)
+    plan = replace(plan, trial=trial is not None, control=trial is not None and trial.control)
     with closing(taps), closing(make_viewers(request.console, progress.note)) as viewers:
         with ExitStack() as stack:
             plan = stack.enter_context(start_job_dir(plan, reuse=request.job_dir is not None))

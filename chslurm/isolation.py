@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from chslurm import frames
@@ -35,6 +36,9 @@ _ABROAD = ("172.22.254.1", "172.23.1.1", "10.0.2.2", "8.8.8.8", "192.0.2.1")
 _TYPES = (0x8035, 0x9100, 0x8847, 0x8848, 0x8863, 0x8864, 0x88CC, 0x888E, 0x8809, 0x88F7, 0x88E5, 0x22F0, 0x893A)
 _ICMP6 = {"neighbour discovery": (135, 136), "router advertisements": (133, 134), "ping to all nodes": (128,)}
 
+_FORGED = Row("S9", "forged VXLAN from a node's process to the other's tunnel")
+_STRANGE = Row("S10", "the tunnel's port, by another user of the node")
+
 _Mark = Callable[[], bytes]
 _Shot = tuple[Row, bytes]
 
@@ -51,7 +55,7 @@ def make_probes(scene: Scene, number: int) -> tuple[Probe, ...]:
             probes.append(Probe(len(probes), row, Way.FRAME, site.guests[0][0], frame))
         for probe in _others(scene, site, mark):
             row, way, sender, payload, address, port = probe
-            controlled = way is not Way.NODE_DATAGRAM or row.control is Control.OFF
+            controlled = way is not Way.NODE_DATAGRAM or row.control is Control.OFF  # TCP alone has one from guests
             probes.append(Probe(len(probes), row, way, sender, payload, address, port, controlled))
     assert len(probes) <= MAX_PROBES
     return tuple(probes)
@@ -59,12 +63,14 @@ def make_probes(scene: Scene, number: int) -> tuple[Probe, ...]:
 
 def find_rows_not_tried(scene: Scene) -> Iterator[Row]:
     """Rows that have no probes here, and why."""
-    if len(scene.sites) == 1:
-        yield Row("S9", "forged VXLAN from a node's process", why_not="one host: there is no tunnel")
-    elif scene.tunnel_kind is TunnelKind.WIREGUARD:
-        yield Row("S9", "forged VXLAN from a node's process", why_not="the tunnel is WireGuard")
-    yield Row("S10", "the tunnel's port, by another user of the node", why_not="takes a process of a second user")
+    if scene.tunnel_kind is not TunnelKind.VXLAN:
+        why_not = "the tunnel is WireGuard" if scene.tunnel_kind else "one host: there is no tunnel"
+        yield from (replace(row, why_not=why_not) for row in (_FORGED, _STRANGE))
+    elif not scene.second_user:
+        yield replace(_STRANGE, why_not="takes a process of a second user: --second-user")
     if scene.network is NetworkKind.SITE:
+        yield Row("S12", "all of S1 to S9 without the filters of one family", why_not="filters are root's")
+    if scene.network is NetworkKind.SITE and not scene.by_prolog:
         yield Row("S7", "a node's process to guests", why_not="their owner reaches them there")
     if all(len(site.guests) == 1 for site in scene.sites):
         yield Row("S1", "to a guest of the same host", why_not="one guest on each host")
@@ -80,8 +86,7 @@ class _Attacker:
         self.gateway_mac = make_mac(IPv4Address(self.gateway))
         neighbours = [address for _, address in site.guests[1:]]
         self.neighbour = (neighbours[0].mac, str(neighbours[0].ip)) if neighbours else None
-        following = scene.following(site)
-        self.far = str(following.guests[0][1].ip) if following else scene.address(site, State.NEXT)
+        self.far = scene.address(site, State.NEXT)
         self.places = [(self.gateway_mac, self.far)] + ([self.neighbour] if self.neighbour else [])
 
     def send(self, to: str, packet: bytes, kind: int = IP) -> bytes:
@@ -282,15 +287,16 @@ def _others(scene: Scene, site: Site, mark: _Mark) -> Iterator[_Other]:
         for address, port in dict.fromkeys([*doors, *site.word.infrastructure]):
             yield row, Way.DOOR, first, b"", address, port
             yield row, Way.NODE_DOOR, site.host.number, b"", address, port
-    if scene.network is not NetworkKind.SITE:
+    if scene.network is not NetworkKind.SITE or scene.by_prolog:
         row = Row("S7", "TCP and UDP from a node's process to guests", control=Control.GUEST)
         for _, other in scene.guests[:_MOST_GUESTS]:
             yield row, Way.NODE_DOOR, site.host.number, b"", str(other.ip), 22
             yield row, Way.NODE_DATAGRAM, site.host.number, mark(), str(other.ip), 7000
     following = scene.following(site)
     if following and following.tunnel and scene.tunnel_kind is TunnelKind.VXLAN:
-        row = Row("S9", "forged VXLAN from a node's process to the other's tunnel")
         victim, mine = following.guests[0][1], site.guests[0][1]
         ends = make_mac(victim.gateway, kind=1), make_mac(mine.gateway, kind=1)
-        inner = make_frame(*ends, IP, _say(str(mine.ip), str(victim.ip), mark()))
-        yield row, Way.NODE_DATAGRAM, site.host.number, _vxlan(scene.vni, inner), *following.tunnel
+        strange = [(_STRANGE, Way.STRANGE_DATAGRAM)] if scene.second_user else []
+        for row, way in ((_FORGED, Way.NODE_DATAGRAM), *strange):
+            inner = make_frame(*ends, IP, _say(str(mine.ip), str(victim.ip), mark()))
+            yield row, way, site.host.number, _vxlan(scene.vni, inner), *following.tunnel

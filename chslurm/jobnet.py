@@ -32,7 +32,7 @@ from chslurm.network import (
     make_filter_step,
     make_sysctls,
 )
-from chslurm.slurmjob import JobSettings, SlurmJob
+from chslurm.slurmjob import JobSettings, SlurmJob, is_open
 from chslurm.tunnel import Joint, Peer, make_joint
 
 MOST_NODES = 4064
@@ -40,7 +40,10 @@ MOST_NODES = 4064
 
 _BRIDGE_MAC = 2  # see make_mac
 _FIRST_GROUP = 0x63 << 24
-_ALIAS = re.compile(r"chslurm host=([0-9]{1,5})/([0-9]{1,5}) taps=([0-9]{1,3}) mtu=([0-9]{2,5}) tunnel=([a-z]{4,9})")
+_ALIAS = re.compile(
+    r"chslurm host=([0-9]{1,5})/([0-9]{1,5}) taps=([0-9]{1,3}) mtu=([0-9]{2,5})"
+    r" tunnel=([a-z]{4,9}):([0-9]{1,5})( open)?"
+)
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -53,6 +56,8 @@ class JobOffer:
     tap_ct: int
     mtu: int  # of guests, in bytes
     tunnel: str  # its kind, or "none"
+    port: int = 0  # of UDP
+    open: bool = False  # no filters
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,11 @@ class JobNames:
     def group(self) -> int:
         """The number by which `ip` removes all of the job's links at once, which is faster, if only they have it."""
         return _FIRST_GROUP + self.job_id % (1 << 24)
+
+    @property
+    def vni(self) -> int:
+        """The number of the job's VXLAN: another one for any two jobs that can run at once."""
+        return self.job_id % 0xFFFFFF + 1
 
     def tap(self, slot: int) -> str:
         return f"{self._stem}t{slot}"
@@ -111,8 +121,13 @@ class JobNetwork:
 
     @property
     def vni(self) -> int:
-        """The number of the job's VXLAN: another one for any two jobs that can run at once."""
-        return self.job.id % 0xFFFFFF + 1
+        """The number of the job's VXLAN."""
+        return self.names.vni
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing is filtered, and the bridge is a hub: guests see what they would do, and to whom."""
+        return is_open(self.settings, self.job)
 
     @property
     def guests(self) -> tuple[GuestAddress, ...]:
@@ -143,20 +158,19 @@ def make_job_steps(network: JobNetwork, addresses: Sequence[str] = (), path_mtu:
     peers = [Peer(number, address, network.settings.port) for number, address in enumerate(addresses, start=1)]
     others = [peer for peer in peers if peer.host_number != network.job.host]
     joint = make_joint(own, peers[network.job.host - 1], others, network.vni, path_mtu) if others else None
-    loaded = (
-        make_job_tables_removal(names.table)
-        + make_tap_filters(realm)
-        + make_bridge_filters(realm)
-        + make_node_filters(names.table, names.bridge, network.settings.port, network.vni, [p.address for p in others])
-    )
+    judged, ends = make_tap_filters(realm) + make_bridge_filters(realm), [peer.address for peer in others]
     routed = make_packet_filters(own.realm) + (joint.filters.text if joint else "")
+    if network.open:  # but the node itself takes no part here, either
+        judged, ends, routed = "", [], ""
+    apart = make_node_filters(names.table, names.bridge, network.settings.port, network.vni, ends)
+    loaded = make_job_tables_removal(names.table) + judged + apart
     links = [*(guest.tap for guest in network.guests), names.veth, names.bridge]
     return (
         Step(Place.NODE, Tool.IP, _links(network, joint)),
         Step(Place.NODE, Tool.SYSCTL, _link_sysctls(links, names.bridge)),
         make_filter_step(Place.NODE, Family.BRIDGE, loaded),
         Step(Place.GUESTS, Tool.SYSCTL, make_sysctls(forward=True)),
-        make_filter_step(Place.GUESTS, Family.INET, routed),
+        *([make_filter_step(Place.GUESTS, Family.INET, routed)] if routed else []),
         *([joint.told] if joint else []),
         Step(Place.GUESTS, Tool.IP, _inside(own) + (joint.routes if joint else "")),
         Step(Place.NODE, Tool.IP, join_lines(f"link set dev {link} up" for link in links)),
@@ -189,7 +203,8 @@ def make_port_network(offer: JobOffer, tap: str) -> HostNetwork:
 
 def render_alias(offer: JobOffer) -> str:
     """Return what a bridge tells of its network."""
-    return f"chslurm host={offer.host}/{offer.host_ct} taps={offer.tap_ct} mtu={offer.mtu} tunnel={offer.tunnel}"
+    joint = f"tunnel={offer.tunnel}:{offer.port}{' open' if offer.open else ''}"
+    return f"chslurm host={offer.host}/{offer.host_ct} taps={offer.tap_ct} mtu={offer.mtu} {joint}"
 
 
 def parse_alias(text: str) -> JobOffer | None:
@@ -198,7 +213,7 @@ def parse_alias(text: str) -> JobOffer | None:
     if found is None:
         return None
     host, host_ct, tap_ct, mtu = (int(found[field]) for field in range(1, 5))
-    return JobOffer(host, host_ct, tap_ct, mtu, found[5])
+    return JobOffer(host, host_ct, tap_ct, mtu, found[5], int(found[6]), found[7] is not None)
 
 
 def _make_host_network(network: JobNetwork) -> HostNetwork:
@@ -211,12 +226,14 @@ def _links(network: JobNetwork, joint: Joint | None) -> str:
     names, layout, host = network.names, network.layout, network.job.host
     mtu = joint.mtu if joint else DEFAULT_MTU
     kind = TunnelKind.VXLAN if joint else "none"
-    alias = render_alias(JobOffer(host, layout.host_ct, network.settings.tap_ct, mtu, kind))
+    port = network.settings.port if joint else 0
+    alias = render_alias(JobOffer(host, layout.host_ct, network.settings.tap_ct, mtu, kind, port, network.open))
+    options = f"{BRIDGE_OPTIONS} ageing_time 0" if network.open else BRIDGE_OPTIONS
     bridge, gateway = names.bridge, layout.gateway(host)
     taps = [guest.tap for guest in network.guests]
     lines = [
         f"netns add {names.netns}",
-        f"link add {bridge} address {make_mac(gateway, kind=_BRIDGE_MAC)} mtu {mtu} type bridge {BRIDGE_OPTIONS}",
+        f"link add {bridge} address {make_mac(gateway, kind=_BRIDGE_MAC)} mtu {mtu} type bridge {options}",
         f'link set dev {bridge} group {names.group} addrgenmode none alias "{alias}"',
         f"link add {names.veth} mtu {mtu} type veth"
         f" peer name br0 address {make_mac(gateway)} mtu {mtu} netns {names.netns}",

@@ -12,20 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
-import msgspec
-
+from chslurm.allocation import Allocation
 from chslurm.cluster import Progress, run_cluster
+from chslurm.controls import Report, add_controls, check_alike, parse_check, report_to_json
 from chslurm.errors import ChslurmError, ExitCode, UsageError
 from chslurm.filters import Family
-from chslurm.host.files import find_data, write_file
+from chslurm.host.files import find_data, read_small_file, write_file
 from chslurm.host.place import read_allocation
 from chslurm.host.trial import NetworkTrial
 from chslurm.jobdir import JobDir
 from chslurm.plan import Mode, NetworkKind, Plan
 from chslurm.request import NOTHING_ASKED, RawOptions, make_request
-from chslurm.verdicts import Line, is_good, judge
+from chslurm.units import parse_count
+from chslurm.verdicts import count_controls, is_good, judge
 
 CHECK_SCRIPT = "net-check.py"
 """In the folder `guest`: what guests do and see."""
@@ -45,28 +46,21 @@ class CheckOptions:
     boot_timeout: str | None = None
     network: str = "auto"
     tunnel: str = "auto"
+    second_user: str | None = None
+    control_for: str | None = None  # the report of a check in a network that root has made
     first_without: tuple[Family, ...] = ()
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What came of a check, as `run/netcheck.json` has it."""
-
-    good: bool
-    cluster_id: str
-    hosts: tuple[str, ...]
-    guests: int
-    short: bool
-    rows: tuple[Line, ...]
 
 
 def check_network(options: CheckOptions, cwd: PurePath, progress: Progress, environment: Mapping[str, str]) -> Report:
     """Check the network of a cluster here, or in this SLURM job. Raises ChslurmError when that could not be done."""
     allocation = read_allocation(environment)
-    trial = _Trial(options, progress)
+    guests = options.guests or str(_GUESTS_OF_HOST * len(allocation.nodes))
+    check = _read_check(options, allocation, guests)
+    trial = _Trial(options, progress, check)
     raw: RawOptions = {
         **NOTHING_ASKED,
         "image": options.image,
-        "guests": options.guests or str(_GUESTS_OF_HOST * len(allocation.nodes)),
+        "guests": guests,
         "cores": "1",
         "ram": _RAM,
         "my_size": allocation.mode is Mode.CLUSTER,
@@ -74,7 +68,7 @@ def check_network(options: CheckOptions, cwd: PurePath, progress: Progress, envi
         "jobname": "netcheck",
         "jobdir": options.job_dir,
         "boot_timeout": options.boot_timeout,
-        "network": _choose_network(options.network, allocation.mode),
+        "network": NetworkKind.SITE if check else _choose_network(options.network, allocation.mode),
         "tunnel": options.tunnel,
         "cleanup": True,
     }
@@ -98,17 +92,13 @@ def parse_families(text: str) -> tuple[Family, ...]:
         raise UsageError(f"--without: {error}", hint=f"use some of {', '.join(Family)}") from error
 
 
-def report_to_json(report: Report) -> bytes:
-    """Return the report as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
-
-
 class _Trial(NetworkTrial):
     """Which passes there are is known with the plan."""
 
-    def __init__(self, options: CheckOptions, progress: Progress) -> None:
-        super().__init__([options.first_without], progress.note, short=options.short)
-        self._options = options
+    def __init__(self, options: CheckOptions, progress: Progress, check: Report | None) -> None:
+        second_user = options.second_user or ""
+        super().__init__([options.first_without], progress.note, short=options.short, second_user=second_user)
+        self._options, self._check, self.control = options, check, check is not None
         self.job_dir = ""
 
     def begin(self, plan: Plan) -> None:
@@ -122,9 +112,26 @@ class _Trial(NetworkTrial):
         """None when it was not done to the end."""
         if self.scene is None or len(self.passes) < len(self._todo) or not self._over:
             return None
-        lines, plan = judge(self.scene, self.passes), self._plan
+        plan = self._plan
         hosts = tuple(host.name for host in plan.hosts)
+        if self._check:
+            return add_controls(self._check, count_controls(self.passes[0]), hosts)
+        lines = judge(self.scene, self.passes)
         return Report(is_good(lines), plan.cluster_id, hosts, len(plan.guests), self._options.short, lines)
+
+
+def _read_check(options: CheckOptions, allocation: Allocation, guests: str) -> Report | None:
+    """Return the check that this is to be the control of. Raises UsageError when it can't be that."""
+    name = options.control_for
+    if name is None:
+        return None
+    if allocation.mode is not Mode.CLUSTER or options.network == NetworkKind.ROOTLESS:
+        hint = "submit it to the partition that OPEN names"
+        raise UsageError("--control-for: takes a network that root has made for a job", hint=hint)
+    check = parse_check(read_small_file(Path(name)), name)
+    ct = parse_count(guests, "-n")
+    check_alike(check, name, host_ct=len(allocation.nodes), guests=ct, short=options.short)
+    return check
 
 
 def _choose_network(asked: str, mode: Mode) -> str:

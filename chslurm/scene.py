@@ -40,6 +40,7 @@ class Way(StrEnum):
     DOOR = "door"  # a TCP connection by a guest
     PING = "ping"  # by a guest
     NODE_DATAGRAM = "datagram"  # UDP by a process on a node
+    STRANGE_DATAGRAM = "strange datagram"  # the same, by a process of another user
     NODE_DOOR = "node's door"  # a TCP connection by it
     TABLE = "table"  # a guest's own table of neighbours is looked at
 
@@ -97,6 +98,12 @@ class Scene:
     sites: tuple[Site, ...]
     tunnel_kind: TunnelKind | None = None  # None: one host, no tunnel
     short: bool = False
+    second_user: str = ""  # of each node, who is not the one that checks
+
+    @property
+    def by_prolog(self) -> bool:
+        """Whether root has made the network for this job: then nobody but root can look at the gateway."""
+        return self.network is NetworkKind.SITE and self.mode is Mode.CLUSTER
 
     @property
     def guests(self) -> tuple[tuple[int, GuestAddress], ...]:
@@ -113,14 +120,23 @@ class Scene:
             return str(site.guests[0][1].ip)
         if state is State.NODE:
             return site.node
-        following = self.following(site)
-        return str(following.guests[0][1].ip if following else make_layout(2).guest(2, 1).ip)
+        layout = self.layout if self.layout.host_ct > 1 else make_layout(2)
+        return str(layout.guest(site.host.number % layout.host_ct + 1, 1).ip)
 
 
 def make_scene(
-    plan: Plan, words: dict[int, HostWord], tunnels: dict[int, Door], kind: TunnelKind | None, *, short: bool
+    plan: Plan,
+    words: dict[int, HostWord],
+    tunnels: dict[int, Door],
+    kind: TunnelKind | None,
+    *,
+    short: bool,
+    second_user: str = "",
 ) -> Scene:
     """Return the scene from the plan and what each host has said."""
+    given = {number: word.vxlan for number, word in words.items() if word.vxlan[0] and word.addresses}
+    tunnels = tunnels | {number: (words[number].addresses[0], port) for number, (port, _) in given.items()}
+    vni = next((vni for _, vni in given.values()), plan.vni)
 
     def place(guest: Guest) -> tuple[int, GuestAddress]:
         return guest.id, plan.address(guest)
@@ -129,4 +145,4 @@ def make_scene(
         Site(host, words[host.number], tuple(map(place, plan.guests_of(host))), tunnels.get(host.number))
         for host in plan.hosts
     )
-    return Scene(plan.cluster_id, plan.mode, plan.network, plan.vni, plan.layout, sites, kind, short)
+    return Scene(plan.cluster_id, plan.mode, plan.network, vni, plan.layout, sites, kind, short, second_user)

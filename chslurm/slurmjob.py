@@ -34,6 +34,7 @@ DEFAULT_PORT = 299
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", re.ASCII)
 _JOBS = re.compile(r"all|(?:partition|feature):[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_OPEN = re.compile(r"partition:([A-Za-z0-9_][A-Za-z0-9_.-]{0,63})", re.ASCII)
 _FEATURE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 
 
@@ -46,6 +47,7 @@ class JobSettings:
     port: int = DEFAULT_PORT  # of UDP, of the tunnel
     mtu: int = 0  # of the nodes' network in bytes; 0: as its link says
     required: bool = False  # a job that can't have a network is not to start
+    open_partition: str = ""  # its jobs have networks without filters: controls of `chslurm net check`
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class SlurmJob:
 
 def parse_job_settings(text: str, name: str = SETTINGS_FILE) -> JobSettings:
     """Return the settings in a file of `KEY=VALUE` lines. Raises UsageError."""
-    values = parse_lines(text, name, ("JOBS", "TAPS", "PORT", "MTU", "REQUIRED", "CHSLURM"))
+    values = parse_lines(text, name, ("JOBS", "TAPS", "PORT", "MTU", "REQUIRED", "OPEN", "CHSLURM"))
     jobs = values.get("JOBS", "all")
     if not _JOBS.fullmatch(jobs):
         raise UsageError(f"{name}: JOBS {quote(jobs)}: which?", hint="use all, partition:NAME or feature:NAME")
@@ -81,6 +83,7 @@ def parse_job_settings(text: str, name: str = SETTINGS_FILE) -> JobSettings:
         parse_count(values.get("PORT") or str(DEFAULT_PORT), f"{name}: PORT", most=65534),
         parse_count(mtu, f"{name}: MTU", least=576, most=65535) if mtu else 0,
         required == "yes",
+        _parse_open(values.get("OPEN"), jobs, name),
     )
 
 
@@ -111,8 +114,28 @@ def is_chosen(settings: JobSettings, job: SlurmJob) -> bool:
     """Say whether the site wants this job to have a network; root's own have none."""
     kind, _, name = settings.jobs.partition(":")
     return job.uid != 0 and (
-        kind == "all" or (kind == "partition" and name == job.partition) or (kind == "feature" and name in job.features)
+        kind == "all"
+        or (kind == "partition" and name == job.partition)
+        or (kind == "feature" and name in job.features)
+        or is_open(settings, job)
     )
+
+
+def is_open(settings: JobSettings, job: SlurmJob) -> bool:
+    """Say whether this job's network is to have no filters."""
+    return settings.open_partition != "" and job.partition == settings.open_partition
+
+
+def _parse_open(text: str | None, jobs: str, name: str) -> str:
+    """Return the partition whose jobs have no filters: one by its name, and none that JOBS names. Raises UsageError."""
+    if not text:
+        return ""
+    found = _OPEN.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{name}: OPEN {quote(text)}: which?", hint="use partition:NAME, for one that users can't use")
+    if text == jobs:
+        raise UsageError(f"{name}: OPEN {quote(text)}: JOBS names it, too", hint="a partition has filters, or none")
+    return found[1]
 
 
 def _text(environment: Mapping[str, str], name: str) -> str:

@@ -62,6 +62,7 @@ class HostPart(msgspec.Struct, frozen=True):
 
     datagrams: tuple[tuple[str, int, str], ...] = ()  # address, UDP port, hexadecimal payload
     doors: tuple[Door, ...] = ()
+    strange: tuple[tuple[str, int, str], ...] = ()  # datagrams that a second user sends
 
 
 class HostOrders(msgspec.Struct, frozen=True):
@@ -71,6 +72,7 @@ class HostOrders(msgspec.Struct, frozen=True):
     number: int  # of the pass
     without: tuple[Family, ...] = ()
     hosts: dict[str, HostPart] = {}
+    second_user: str = ""
 
 
 class HostWord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -84,6 +86,9 @@ class HostWord(msgspec.Struct, frozen=True, omit_defaults=True):
     infrastructure: tuple[Door, ...] = ()  # that are open to this node
     opened: str = "0"
     seen: dict[str, str] = {}  # SNIFFED and HEARD: probes of the latest pass
+    vxlan: tuple[int, int] = (0, 0)  # of turn 0: UDP port and number of the VXLAN that root has made for the job
+    carried: int | None = None  # frames that the bridge has ever passed to the gateway; None: it can be watched
+    obstacle: str = ""  # why nothing was sent as the second user
 
 
 def make_mark(cluster_id: str, turn_pass: int, probe: int) -> bytes:

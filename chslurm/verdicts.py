@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import msgspec
@@ -38,11 +38,18 @@ class Pass:
     probes: tuple[Probe, ...]
     seen: dict[str, set[int]] = field(default_factory=dict)  # by witness
     answered: set[int] = field(default_factory=set)  # doors and pings
+    carried: dict[str, int] = field(default_factory=dict)  # by node: frames that came to its gateway, where they count
+    obstacle: str = ""  # why there was no second user
 
     @property
     def arrived(self) -> set[int]:
         """Probes that came to anybody."""
         return self.answered.union(*self.seen.values())
+
+    @property
+    def frames(self) -> int:
+        """How many frames guests have sent that none may send."""
+        return sum(probe.way is Way.FRAME for probe in self.probes)
 
 
 def is_tried(probe: Probe, number: int) -> bool:
@@ -63,13 +70,43 @@ class Line(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+GATEWAYS = Row("S8", "any frame of S1 to S9: what comes to gateways, counted")
+ROOTS = "filters are root's"
+"""In the place of a control: it takes a job with a network that has none."""
+
+Counts = dict[tuple[str, str, str], tuple[int, int]]
+"""By id, words and address of a row: how many probes arrived, and how many should have."""
+
+
 def judge(scene: Scene, passes: Sequence[Pass]) -> tuple[Line, ...]:
     """Return the table. The first pass counts; of those that follow, the one without all families is the control."""
     first, control = passes[0], next((one for one in passes[1:] if set(one.without) == set(Family)), None)
-    lines = [_judge_row(scene, row, first, control) for row in _rows(first.probes)]
+    rows = _rows(first.probes)
+    lost = [row for row in rows if row.id == "S10" and first.obstacle]
+    lines = [_judge_row(scene, row, first, control) for row in rows if row not in lost]
+    lines += [_not_tried(replace(row, why_not=first.obstacle)) for row in lost]
+    lines += [_judge_gateways(first)] if first.carried else []
     lines += [_judge_pass(one) for one in passes[1:] if one is not control]
     lines += [_not_tried(row) for row in find_rows_not_tried(scene)]
+    return sort_lines(lines)
+
+
+def sort_lines(lines: Iterable[Line]) -> tuple[Line, ...]:
+    """Return the lines of a table in their order."""
     return tuple(sorted(lines, key=lambda line: (line.id[0] != "L", line.id[0], int(line.id[1:]))))
+
+
+def count_controls(one: Pass) -> Counts:
+    """Return what a pass without any filter has shown of each row that has to arrive then."""
+    counts: Counts = {}
+    for row in _rows(one.probes):
+        if row.control is Control.OFF:
+            tries = {probe.number for probe in one.probes if probe.row == row and probe.controlled}
+            counts[row.id, row.tried, row.state] = len(tries & one.arrived), len(tries)
+    if one.carried:
+        key = (GATEWAYS.id, GATEWAYS.tried, GATEWAYS.state)
+        counts[key] = min(sum(one.carried.values()), one.frames), one.frames
+    return counts
 
 
 def render_verdict(lines: Sequence[Line]) -> str:
@@ -140,13 +177,20 @@ def _judge_control(scene: Scene, row: Row, first: Pass, control: Pass | None) ->
         opened = {probe.address for probe in from_guests if probe.number in first.answered}
         return _count(doors & opened, doors, row.control)
     if control is None:
-        return ("filters are root's" if scene.network is NetworkKind.SITE else "no second pass"), None
+        return (ROOTS if scene.network is NetworkKind.SITE else "no second pass"), None
     tries = {probe.number for probe in control.probes if probe.row == row and probe.controlled}
     return _count(tries & control.arrived, tries, row.control)
 
 
 def _count(found: set[int] | set[str], tries: set[int] | set[str], how: Control) -> tuple[str, bool]:
     return f"{how}: {len(found)} of {len(tries)}", bool(tries) and len(found) == len(tries)
+
+
+def _judge_gateways(one: Pass) -> Line:
+    """Nobody but root can look at gateways, but anybody sees how many frames they get."""
+    told = ", ".join(f"gateway of {name} ({count})" for name, count in one.carried.items() if count)
+    verdict, reason = (Verdict.FAILED, "it arrived") if told else (Verdict.OK, "")
+    return Line(GATEWAYS.id, GATEWAYS.tried, GATEWAYS.state, one.frames, told or "nowhere", ROOTS, verdict, reason)
 
 
 def _judge_pass(one: Pass) -> Line:

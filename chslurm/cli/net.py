@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from chslurm.cli.options import DIR, FILE, find_current_directory, make_path
 from chslurm.site import CONFIG_FILE, render_site
 from chslurm.slurmjob import SETTINGS_FILE
+
+if TYPE_CHECKING:
+    from chslurm.controls import Report
+    from chslurm.netcheck import CheckOptions
 
 
 @click.group()
@@ -50,7 +55,8 @@ def workstation(verb: str, config: str, explain: bool) -> int:
 
 
 @net.command()
-@click.argument("image", metavar="IMAGE")
+@click.argument("image", metavar="[IMAGE]", required=False)
+@click.option("--taps", is_flag=True, help="Of a job's network that root has made, this node's TAPs: nothing boots.")
 @click.option("--short", is_flag=True, help="Fewer frames, and no second pass without filters.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table for programs.")
 @click.option("-n", "guests", metavar="N", help="Guests. Default: two on each host.")
@@ -59,46 +65,74 @@ def workstation(verb: str, config: str, explain: bool) -> int:
     "--network", metavar="WHAT", default="auto", help="auto, site or rootless, as of chrun. In a job auto is rootless."
 )
 @click.option("--tunnel", metavar="WHAT", default="auto", help="auto, wireguard or vxlan, as of chrun.")
+@click.option("--second-user", metavar="NAME", help="By sudo, for what another user of a node could do.")
+@click.option("--control-for", type=FILE, help="This is the control of that check, in a network without filters.")
 @click.option("--boot-timeout", metavar="SECONDS", help="Give up when a guest is not ready after so long.")
 @click.option("--without", metavar="LIST", hidden=True, help="Families of filters that are missing when it counts.")
 def check(
-    image: str,
+    image: str | None,
+    taps: bool,
     short: bool,
     as_json: bool,
     guests: str | None,
     jobdir: str | None,
     network: str,
     tunnel: str,
+    second_user: str | None,
+    control_for: str | None,
     boot_timeout: str | None,
     without: str | None,
 ) -> int:
     """Boot a small cluster of IMAGE, attack its network from inside, and say what arrived.
 
     Here, or in a SLURM job on its nodes, as an ordinary user. Every attack is tried with all filters, with those of
-    each family missing, and without any: then it has to arrive, or the check is worth nothing.
+    each family missing, and without any: then it has to arrive, or the check is worth nothing. Filters of root's can't
+    be taken away; there a second check, in a network that root has made without any, is the control of the first.
+
+    With --taps no guest boots: frames are sent at the TAPs of this node that belong to the job SLURM_JOB_ID.
 
     Ends with 0 when all is well, with 1 when a row has failed or its control has, with 70 when it could not be done.
     """
-    import sys
-
-    from chslurm.cli.progress import start_progress
     from chslurm.cli.tables import render_columns
-    from chslurm.netcheck import CheckOptions, check_network, parse_families, report_to_json
+    from chslurm.controls import report_to_json
+    from chslurm.errors import UsageError
     from chslurm.verdicts import HEADINGS, render_lines, render_verdict
 
-    families = parse_families(without or "")
-    options = CheckOptions(image, short, guests, jobdir, boot_timeout, network, tunnel, families)
-    before = os.umask(0o077)  # as of a cluster
-    try:
-        with start_progress(sys.stderr) as progress:
-            report = check_network(options, find_current_directory(), progress, os.environ)
-    finally:
-        os.umask(before)
+    if taps == bool(image):
+        hint = "give either"
+        raise UsageError("an image, or --taps?", hint=hint)
+    if image:
+        from chslurm.netcheck import CheckOptions, parse_families
+
+        families = parse_families(without or "")
+        report = _check_by_guests(
+            CheckOptions(
+                image, short, guests, jobdir, boot_timeout, network, tunnel, second_user, control_for, families
+            )
+        )
+    else:
+        from chslurm.tapcheck import check_taps
+
+        report = check_taps(os.environ, short=short, control_for=control_for)
     if as_json:
         click.echo(report_to_json(report).decode(), nl=False)
     else:
         click.echo("\n".join([*render_columns([HEADINGS, *render_lines(report.rows)]), render_verdict(report.rows)]))
     return 0 if report.good else 1
+
+
+def _check_by_guests(options: CheckOptions) -> Report:
+    import sys
+
+    from chslurm.cli.progress import start_progress
+    from chslurm.netcheck import check_network
+
+    before = os.umask(0o077)  # as of a cluster
+    try:
+        with start_progress(sys.stderr) as progress:
+            return check_network(options, find_current_directory(), progress, os.environ)
+    finally:
+        os.umask(before)
 
 
 _OF_JOBS = click.option("--config", type=FILE, default=SETTINGS_FILE, show_default=True, help="Settings.")

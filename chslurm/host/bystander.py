@@ -23,11 +23,13 @@ from chslurm.errors import ChslurmError
 from chslurm.filters import Family
 from chslurm.host.anyfabric import AnyFabric
 from chslurm.host.fabric import Fabric
+from chslurm.host.jobtaps import JobFabric
 from chslurm.host.lines import tell
 from chslurm.host.nameserver import read_resolvers
 from chslurm.host.pasta import ADMIN_PATH
 from chslurm.host.process import run
 from chslurm.host.sharedfiles import read_shared
+from chslurm.host.stranger import send_as
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind
 from chslurm.plan import Host, Plan
@@ -67,7 +69,7 @@ class Bystander:
 
     async def introduce(self) -> None:
         """Say where this node can be reached, and what it reaches."""
-        addresses = _read_addresses()
+        addresses = read_addresses()
         near = [*_read_gateways(), os.environ.get("SLURM_LAUNCH_NODE_IPADDR", ""), *read_resolvers(), *addresses]
         candidates = [(place, port) for place in dict.fromkeys(near) if _is_far(place) for port in _WELL_KNOWN]
         opened = await self._try(candidates)
@@ -79,6 +81,7 @@ class Bystander:
                 self._udp.getsockname()[1],
                 self._service.getsockname()[1] if self._service else 0,
                 tuple(candidates[place] for place in opened[:_MOST_DOORS]),
+                vxlan=self.fabric.vxlan if isinstance(self.fabric, JobFabric) else (0, 0),
             )
         )
 
@@ -96,11 +99,14 @@ class Bystander:
         for address, port, payload in part.datagrams:
             with suppress(OSError):  # nobody there is what should be
                 self._udp.sendto(bytes.fromhex(payload), (address, port))
+        user, strange = orders.second_user, part.strange
+        obstacle = await asyncio.to_thread(send_as, user, strange) if strange else ""
         opened = await self._try(part.doors)
         seen = {
             how: pack(probe for number, probe in seen if number == orders.number) for how, seen in self.seen.items()
         }
-        self._tell(HostWord(orders.turn, opened=pack(opened), seen=seen))
+        carried = self.fabric.count_gateway_frames() if isinstance(self.fabric, JobFabric) else None
+        self._tell(HostWord(orders.turn, opened=pack(opened), seen=seen, carried=carried, obstacle=obstacle))
 
     def _watch(self, source: socket.socket, how: str) -> None:
         def take() -> None:
@@ -139,7 +145,7 @@ async def start_bystander(plan: Plan, host: Host, fabric: AnyFabric) -> Bystande
     return bystander
 
 
-def _read_addresses() -> list[str]:
+def read_addresses() -> list[str]:
     """The node's own, without loopback."""
     told = json.loads(run(["ip", "-json", "-4", "address", "show", "up"], env=ADMIN_PATH).stdout or "[]")
     return [str(info["local"]) for link in told for info in link.get("addr_info", []) if _is_far(info["local"])]

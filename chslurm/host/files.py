@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import chslurm
+from chslurm.errors import UsageError
 from chslurm.planner import find_file_system
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -37,6 +38,18 @@ def read_clock(folder: Path) -> float:
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         file.write(b"\n")
         return os.fstat(file.fileno()).st_mtime
+
+
+def read_small_file(path: PurePath, most_bytes: int = 1 << 20) -> bytes:
+    """Return what is in a file that the user has named. Raises UsageError."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(most_bytes + 1)
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from error
+    if len(data) > most_bytes:
+        raise UsageError(f"can't read {path}: it has more than {most_bytes} bytes")
+    return data
 
 
 def write_file(path: PurePath, data: bytes, mode: int = 0o600) -> None:

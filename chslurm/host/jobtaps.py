@@ -10,22 +10,23 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chslurm.errors import ChslurmError
 from chslurm.host.fabric import connect_from
-from chslurm.host.links import find_link_alias
+from chslurm.host.links import count_sent, find_link_alias
 from chslurm.host.netholder import Holder, start_holder
 from chslurm.host.relay import Stream
 from chslurm.host.sitetaps import Taps, open_site_tap
 from chslurm.host.tapfabric import GivenTaps
 from chslurm.jobnet import JobNames, JobOffer, make_port_network, parse_alias
-from chslurm.plan import Host, NetworkKind, Plan
+from chslurm.plan import Host, NetworkKind, Plan, TunnelKind
 
 _PORT = "port0"
 _FRAME_BYTES = 65536 + 64
+OPEN = "root's has no filters: it is for the controls of chslurm net check alone"
 
 
 class JobFabric(GivenTaps):
@@ -33,7 +34,7 @@ class JobFabric(GivenTaps):
 
     def __init__(self, names: JobNames, offer: JobOffer, taps: Taps, log: Path) -> None:
         """Take over `taps`: those of guests, then the user's own."""
-        self.offer = offer
+        self.offer, self._names = offer, names
         *guests, self._port = taps.fds
         super().__init__(guests, [names.bridge, *(names.tap(slot) for slot in range(1, len(guests) + 1))])
         self._holder: Holder | None = None
@@ -49,6 +50,15 @@ class JobFabric(GivenTaps):
         way = f"; without a way from here to guests ({self._obstacle})" if self._obstacle else ""
         joint = "" if self.offer.tunnel == "none" else f", hosts joined by {self.offer.tunnel.upper()}"
         return f"network: site, made by root for this job{joint}{way}"
+
+    @property
+    def vxlan(self) -> tuple[int, int]:
+        """The UDP port and the number of the tunnel; zeros when it is another, or none."""
+        return (self.offer.port, self._names.vni) if self.offer.tunnel == TunnelKind.VXLAN else (0, 0)
+
+    def count_gateway_frames(self) -> int:
+        """Return how many frames the bridge has ever passed to the gateway."""
+        return count_sent(self._names.veth)
 
     async def connect(self, address: str, port: int) -> Stream:
         """Connect to a guest. Raises ChslurmError when it does not answer, or there is no way."""
@@ -100,6 +110,8 @@ def find_job_network(plan: Plan, host: Host) -> tuple[JobOffer | None, str]:
         why = "root has made none for this job"
     elif (offer.host, offer.host_ct) != (host.number, len(plan.hosts)):
         why = f"root's is for node {offer.host} of {offer.host_ct}, this is host {host.number} of {len(plan.hosts)}"
+    elif offer.open != plan.control:
+        why = "root's has filters, a control needs one without" if plan.control else OPEN
     elif offer.tap_ct < needed:
         why = f"root's has room for {offer.tap_ct} guests on each node, {needed} needed"
     if why and plan.network is NetworkKind.SITE:
@@ -112,7 +124,7 @@ def use_job_network(plan: Plan, host: Host, offer: JobOffer, log_dir: Path) -> I
     """Use the TAPs of our job's network. Call before any thread or event loop exists. Raises ChslurmError."""
     names = JobNames(int(plan.slurm_job_id))
     slots = [guest.slot for guest in plan.guests_of(host)]
-    taps = _take(names, [*slots, plan.layout.most_guests])
+    taps = take_job_taps(names, [*slots, plan.layout.most_guests])
     fabric = JobFabric(names, offer, taps, log_dir / f"net_{host.number}_holder.out")
     try:
         yield fabric
@@ -120,7 +132,8 @@ def use_job_network(plan: Plan, host: Host, offer: JobOffer, log_dir: Path) -> I
         fabric.close()
 
 
-def _take(names: JobNames, slots: list[int]) -> Taps:
+def take_job_taps(names: JobNames, slots: Sequence[int]) -> Taps:
+    """Open TAPs of a job's network, which are ours then. Raises ChslurmError."""
     taps = Taps(())
     try:
         for slot in slots:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 from chslurm.host.process import run
@@ -37,6 +38,15 @@ def find_link_alias(name: str) -> str:
 def has_link(name: str) -> bool:
     """Say whether there is a link of this name, without starting a program."""
     return any(name == link for _, link in socket.if_nameindex())
+
+
+def count_sent(name: str) -> int:
+    """Return how many frames have been sent to a link of this name, 0 when there is none: the kernel tells anybody."""
+    for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
+        link, _, counts = line.partition(":")
+        if link.strip() == name:
+            return int(counts.split()[9])
+    return 0
 
 
 def _make_link(entry: dict[str, Any]) -> Link:

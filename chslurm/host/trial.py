@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import PurePath
 
 import msgspec
+from msgspec.structs import replace
 
 from chslurm.addresses import make_mac
 from chslurm.errors import ChslurmError
@@ -25,7 +26,7 @@ from chslurm.isolation import make_probes
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
 from chslurm.meta import make_guest_name
-from chslurm.plan import Plan, plan_digest
+from chslurm.plan import NetworkKind, Plan, TunnelKind, plan_digest
 from chslurm.scene import Probe, Scene, Way, make_scene
 from chslurm.trial import (
     HEARD,
@@ -51,6 +52,9 @@ _TURN_S = 120.0
 _SETTLE_S = 1.5
 """What was sent has arrived after so long, or never does."""
 
+_QUIET_S = 8.0
+"""So long after doors and pings guests ask for no gateway any more, and what comes to it can be counted."""
+
 _PATIENCE_S = 6.0
 _LATER_PATIENCE_S = 3.0
 """How long doors and pings have, in the first pass and in those that follow."""
@@ -67,10 +71,20 @@ class _Wait:
 class NetworkTrial:
     """The passes of one check; `scene` and `passes` are its results."""
 
-    def __init__(self, without: Sequence[tuple[Family, ...]], note: Callable[[str], None], *, short: bool) -> None:
+    control = False
+    """Whether its network is to be one without any filter."""
+
+    def __init__(
+        self,
+        without: Sequence[tuple[Family, ...]],
+        note: Callable[[str], None],
+        *,
+        short: bool,
+        second_user: str = "",
+    ) -> None:
         self.scene: Scene | None = None
         self.passes: list[Pass] = []
-        self._todo, self._note, self._short = without, note, short
+        self._todo, self._note, self._short, self._second_user = without, note, short, second_user
         self._orders: list[Order] = []
         self._words: dict[int, dict[int, HostWord]] = {}  # by turn and host
         self._reports: dict[int, GuestReport] = {}  # of this turn, by guest
@@ -117,13 +131,18 @@ class NetworkTrial:
     def _story(self) -> Iterator[_Wait]:
         yield self._hosts(0)
         yield _Wait(self._find_late_guests, self._plan.deadlines.ready_s + _TURN_S)
-        several = len(self._plan.hosts) > 1
-        kind = choose_tunnel(self._plan.tunnel, self._obstacles).kind if several else None
-        words = self._words[0]
-        self.scene = make_scene(self._plan, words, self._tunnels, kind, short=self._short)
+        words, kind = self._words[0], None
+        if len(self._plan.hosts) > 1 and self._plan.network is NetworkKind.SITE:
+            kind = TunnelKind.VXLAN if any(word.vxlan[0] for word in words.values()) else TunnelKind.WIREGUARD
+        elif len(self._plan.hosts) > 1:
+            kind = choose_tunnel(self._plan.tunnel, self._obstacles).kind
+        self.scene = make_scene(
+            self._plan, words, self._tunnels, kind, short=self._short, second_user=self._second_user
+        )
         for number, without in enumerate(self._todo):
             probes = make_probes(self.scene, number)
             what = f"without filters of family {', '.join(without)}" if without else "all filters"
+            what = "a network without filters" if self.control else what
             self._note(f"pass {number + 1} of {len(self._todo)}, {what}: {len(probes)} probes")
             self.passes.append(Pass(number, without, probes))
             yield from self._go_through(self.passes[-1])
@@ -134,24 +153,45 @@ class NetworkTrial:
         yield self._hosts(self._turn)
         guests, hosts = _share_out(this)
         self._tell_hosts(this, {number: part for number, (part, _) in hosts.items()})
-        self._tell_guests({number: part for number, (part, _, _) in guests.items()})
-        yield self._hosts(self._turn)
-        yield self._guests()
-        for number, (part, doors, pings) in guests.items():
+        counted = self.scene is not None and self.scene.by_prolog
+        parts = {number: part for number, (part, _, _) in guests.items()}
+        yield from self._act({number: replace(part, frames=()) for number, part in parts.items()} if counted else parts)
+        for number, (_, doors, pings) in guests.items():
             report = self._reports[number]
-            if report.sent != len(part.frames):
-                raise ChslurmError(f"can't check the network: guest {number} has not sent all that it should")
             this.answered |= {doors[place].number for place in report.doors if place < len(doors)}
             this.answered |= {pings[place].number for place in report.pings if place < len(pings)}
         for number, (_, tried) in hosts.items():
-            opened = unpack(self._words[self._turn][number].opened)
+            word = self._words[self._turn][number]
+            opened, this.obstacle = unpack(word.opened), this.obstacle or word.obstacle
             this.answered |= {probe.number for place, probe in enumerate(tried) if place in opened}
+        if counted:
+            yield from self._settle(_QUIET_S)
+            before = yield from self._count(this, report=False)
+            yield from self._act({number: GuestPart(frames=part.frames) for number, part in parts.items()})
         yield from self._settle()
-        self._tell_hosts(this)
-        self._tell_guests()
+        after = yield from self._count(this, report=True)
+        self._collect(this)
+        if counted:
+            this.carried = {self._plan.host(host).name: count - before[host] for host, count in after.items()}
+
+    def _act(self, parts: dict[int, GuestPart]) -> Iterator[_Wait]:
+        """Let guests do their parts, and hosts have done theirs."""
+        self._tell_guests(parts)
         yield self._hosts(self._turn)
         yield self._guests()
-        self._collect(this)
+        for number, part in parts.items():
+            if self._reports[number].sent != len(part.frames):
+                raise ChslurmError(f"can't check the network: guest {number} has not sent all that it should")
+
+    def _count(self, this: Pass, *, report: bool) -> Generator[_Wait, None, dict[int, int]]:
+        """Begin a turn, in which guests report or not; return how many frames each host's gateway has got by then."""
+        self._tell_hosts(this)
+        if report:
+            self._tell_guests()
+        yield self._hosts(self._turn)
+        if report:
+            yield self._guests()
+        return {host: word.carried or 0 for host, word in self._words[self._turn].items()}
 
     def _collect(self, this: Pass) -> None:
         senders = {probe.number: probe.sender for probe in this.probes if probe.way is Way.FRAME}
@@ -173,7 +213,7 @@ class NetworkTrial:
         """Begin the next turn."""
         self._turn += 1
         hosts = {str(number): part for number, part in (parts or {}).items()}
-        text = msgspec.json.encode(HostOrders(self._turn, this.number, this.without, hosts))
+        text = msgspec.json.encode(HostOrders(self._turn, this.number, this.without, hosts, self._second_user))
         write_file(self._dir.trial, text)
         self._orders.append(Order(OrderKind.TRIAL, text=plan_digest(text)))
 
@@ -210,8 +250,8 @@ class NetworkTrial:
     def _find_late_guests(self) -> list[str]:
         return [make_guest_name(guest.id) for guest in self._plan.guests if guest.id not in self._started]
 
-    def _settle(self) -> Iterator[_Wait]:
-        until_s = time.monotonic() + _SETTLE_S
+    def _settle(self, settle_s: float | None = None) -> Iterator[_Wait]:
+        until_s = time.monotonic() + (_SETTLE_S if settle_s is None else settle_s)
         yield _Wait(lambda: ["time"] if time.monotonic() < until_s else [])
 
 
@@ -233,14 +273,14 @@ def _share_out(
             _LATER_PATIENCE_S if this.number else _PATIENCE_S,
         )
         guests[guest] = (part, doors, pings)
-    for host in {probe.sender for way in (Way.NODE_DATAGRAM, Way.NODE_DOOR) for probe in ways[way]}:
-        datagrams, tried = (
-            [probe for probe in ways[way] if probe.sender == host] for way in (Way.NODE_DATAGRAM, Way.NODE_DOOR)
-        )
+    deeds = (Way.NODE_DATAGRAM, Way.STRANGE_DATAGRAM, Way.NODE_DOOR)
+    for host in {probe.sender for way in deeds for probe in ways[way]}:
+        datagrams, strange, tried = ([probe for probe in ways[way] if probe.sender == host] for way in deeds)
         hosts[host] = (
             HostPart(
                 tuple((probe.address, probe.port, probe.payload.hex()) for probe in datagrams),
                 tuple((probe.address, probe.port) for probe in tried),
+                tuple((probe.address, probe.port, probe.payload.hex()) for probe in strange),
             ),
             tried,
         )

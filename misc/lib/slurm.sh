@@ -57,21 +57,24 @@ NodeName=$nodes CPUs=$cpus RealMemory=$mib State=UNKNOWN
 Prolog=$BOX/site/prolog
 Epilog=$BOX/site/epilog
 PartitionName=site Nodes=ALL DefMemPerCPU=$((mib / cpus)) DefaultTime=1:00:00 MaxTime=1-0 State=UP
+PartitionName=open Nodes=ALL DefMemPerCPU=$((mib / cpus)) DefaultTime=1:00:00 MaxTime=1-0 State=UP
 PartitionName=batch Nodes=ALL Default=YES DefMemPerCPU=$((mib / cpus)) DefaultTime=1:00:00 MaxTime=1-0 State=UP
 END
 }
 
-# What root runs before and after jobs: for those of the partition `site` the real thing, as a site installs it.
+# What root runs before and after jobs: for those of the partitions `site` and `open` the real thing, as a site installs
+# it; in `open` networks have no filters.
 write_prolog() {
     local verb
     cp "$repo/misc/slurm-prolog" "$BOX/site/slurm-prolog"
     cp "$repo/misc/slurm-prolog" "$BOX/site/slurm-epilog"
+    cp "$repo/misc/slurm-prolog-check" "$BOX/site/slurm-prolog-check"
     for verb in prolog epilog; do
         # shellcheck disable=SC2016 # for the inner shell
-        printf '#!/bin/sh\n[ "$SLURM_JOB_PARTITION" = site ] || exit 0\nexec "%s"\n' "$BOX/site/slurm-$verb" >"$BOX/site/$verb"
+        printf '#!/bin/sh\ncase $SLURM_JOB_PARTITION in site | open) exec "%s" ;; esac\n' "$BOX/site/slurm-$verb" >"$BOX/site/$verb"
     done
     chmod 755 "$BOX"/site/*
-    printf '%s\n' JOBS=partition:site TAPS=4 "CHSLURM=$(state_dir)/venv/bin/chslurm" >"$BOX/site/network.conf"
+    printf '%s\n' JOBS=partition:site OPEN=partition:open TAPS=4 "CHSLURM=$(state_dir)/venv/bin/chslurm" >"$BOX/site/network.conf"
 }
 
 start_munge() {

@@ -16,6 +16,7 @@ from chslurm.jobnet import JobNames
 MISC = HERE.parent.parent / "misc"
 Done = subprocess.CompletedProcess[str]
 
+CHSLURM = "from chslurm.cli.main import main; main()"
 OPEN = f"""
 import sys; sys.path.insert(0, {str(PACKAGE)!r})
 from chslurm.host.sitetaps import open_site_tap
@@ -60,7 +61,8 @@ class SlurmNode:
         )
         self.host.sh(
             f"cd /run/bin; cat >python3 <<'END'\n{python}END\ncp {MISC}/slurm-prolog ."
-            f"; cp {MISC}/slurm-prolog slurm-epilog; touch chslurm; chmod 755 *"
+            f"; cp {MISC}/slurm-prolog slurm-epilog; cp {MISC}/slurm-prolog-check ."
+            f"; printf '#!/bin/sh\\nexec /run/bin/python3 -I -c \"%s\" \"$@\"\\n' '{CHSLURM}' >chslurm; chmod 755 *"
         )
 
     def write_settings(self, text: str) -> None:

@@ -28,6 +28,7 @@ from chslurm.slurmjob import (
     JobSettings,
     SlurmJob,
     is_chosen,
+    is_open,
     parse_job,
     parse_job_id,
     parse_job_settings,
@@ -138,6 +139,38 @@ def test_who_is_chosen(jobs: str, chosen: bool) -> None:
     assert not is_chosen(JobSettings(jobs), parse_job({**ENVIRONMENT, "SLURM_JOB_UID": "0"}))
 
 
+@pytest.mark.parametrize("text", ["all", "partition:", "feature:vm", "partition:a b", "vmopen", "partition:site,open"])
+def test_a_network_is_without_filters_for_one_partition_by_its_whole_name_alone(text: str) -> None:
+    with pytest.raises(UsageError, match="OPEN"):
+        parse_job_settings(f'OPEN="{text}"')
+
+
+def test_a_partition_has_filters_or_none() -> None:
+    with pytest.raises(UsageError, match="JOBS names it, too"):
+        parse_job_settings("JOBS=partition:vm\nOPEN=partition:vm")
+    for jobs in ("all", "partition:vm", "feature:vm"):
+        settings = parse_job_settings(f"JOBS={jobs}\nOPEN=partition:vmopen")
+        for partition, open_ in (
+            ("vmopen", True),
+            ("vm", False),
+            ("vmope", False),
+            ("vmopen2", False),
+            ("VMOPEN", False),
+        ):
+            job = parse_job({**ENVIRONMENT, "SLURM_JOB_PARTITION": partition})
+            assert is_open(settings, job) is open_
+            assert is_chosen(settings, job) or not open_
+            assert not is_open(JobSettings(), job)
+        assert not is_chosen(
+            settings, parse_job({**ENVIRONMENT, "SLURM_JOB_PARTITION": "vmopen", "SLURM_JOB_UID": "0"})
+        )
+
+
+def test_steps_of_a_network_without_filters(golden: Callable[[str, str], None]) -> None:
+    network = make_job_network(JOB, JobSettings(tap_ct=2, open_partition="site"))
+    golden("job-network-open.txt", render_steps(make_job_steps(network, ADDRESSES, 1500)))
+
+
 def test_steps(golden: Callable[[str, str], None]) -> None:
     removal = make_job_removal(NETWORK.names, ["chht1", "chhv", "chhb"])
     golden("job-network.txt", render_steps((*make_job_steps(NETWORK, ADDRESSES, 1500), *removal)))
@@ -167,8 +200,11 @@ def test_very_many_nodes_have_no_room() -> None:
 
 @given(st.integers(1, 65536), st.integers(1, 65536), st.integers(1, 252), st.integers(576, 65535))
 def test_what_a_bridge_tells_is_understood(host: int, host_ct: int, taps: int, mtu: int) -> None:
-    offer = JobOffer(host, host_ct, taps, mtu, "vxlan")
-    assert parse_alias(render_alias(offer)) == offer
+    for offer in (
+        JobOffer(host, host_ct, taps, mtu, "vxlan", 299),
+        JobOffer(host, host_ct, taps, mtu, "none", 0, True),
+    ):
+        assert parse_alias(render_alias(offer)) == offer
     assert len(render_alias(offer)) < 256
     assert parse_alias(render_alias(offer) + "\n") is None
     assert parse_alias("") is None

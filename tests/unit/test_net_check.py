@@ -32,7 +32,19 @@ from chslurm.trial import (
     parse_word,
     unpack,
 )
-from chslurm.verdicts import Line, Pass, Verdict, is_good, is_tried, judge, render_lines, render_verdict
+from chslurm.verdicts import (
+    GATEWAYS,
+    ROOTS,
+    Line,
+    Pass,
+    Verdict,
+    count_controls,
+    is_good,
+    is_tried,
+    judge,
+    render_lines,
+    render_verdict,
+)
 
 ALL = tuple(Family)
 GOOD = GuestReport(3, 1, (0,), (), ((0, 1),), {"172.22.1.254": "02:00:ac:16:01:fe"})
@@ -58,6 +70,18 @@ def scene_of(plan: Plan, *, hosts: int = 2, each: int = 2, kind: TunnelKind = Tu
 @pytest.fixture
 def scene(plan_of: Callable[..., Plan]) -> Scene:
     return scene_of(plan_of(), mode=Mode.CLUSTER)
+
+
+def by_prolog(plan: Plan, **more: Any) -> Scene:
+    """The same in a network that root has made for a job: 299 is the port of its VXLAN, 18 the number."""
+    scene = scene_of(plan, mode=Mode.CLUSTER, network=NetworkKind.SITE)
+    words = {site.host.number: msgspec.structs.replace(site.word, vxlan=(299, 18)) for site in scene.sites}
+    hosts = tuple(site.host for site in scene.sites)
+    guests = tuple(
+        dataclasses.replace(plan.guests[0], id=number, host=number // 2 + 1, slot=number % 2 + 1) for number in range(4)
+    )
+    plan = dataclasses.replace(plan, hosts=hosts, guests=guests, mode=Mode.CLUSTER, network=NetworkKind.SITE)
+    return make_scene(plan, words, {}, TunnelKind.VXLAN, short=False, **more)
 
 
 def run(scene: Scene, *, seen: Collection[int] = (), missing: Collection[int] = ()) -> list[Pass]:
@@ -192,6 +216,52 @@ def test_what_can_not_be_tried_is_told(plan_of: Callable[..., Plan]) -> None:
     lines = judge(alone, [Pass(0, (), make_probes(alone, 0))])
     reasons = {line.reason for line in lines if line.verdict is Verdict.NOT_TRIED}
     assert {"one host: there is no tunnel", "their owner reaches them there", "one guest on each host"} <= reasons
+
+
+def test_a_network_made_for_a_job_is_attacked_where_root_has_put_it(plan_of: Callable[..., Plan]) -> None:
+    """Its tunnel is the prolog's, not the launcher's; a process of the node has no business with its guests, either."""
+    scene = by_prolog(plan_of(), second_user="nobody")
+    probes = make_probes(scene, 0)
+    forged = [probe for probe in probes if probe.way in (Way.NODE_DATAGRAM, Way.STRANGE_DATAGRAM) and probe.port == 299]
+    assert [(probe.row.id, probe.address) for probe in forged] == [
+        ("S9", "10.99.0.2"), ("S10", "10.99.0.2"), ("S9", "10.99.0.1"), ("S10", "10.99.0.1"),
+    ]  # fmt: skip
+    assert all(probe.payload[4:7] == (18).to_bytes(3, "big") for probe in forged)
+    assert "S7" in {probe.row.id for probe in probes}
+
+
+def test_what_comes_to_a_gateway_of_roots_is_counted(plan_of: Callable[..., Plan]) -> None:
+    scene = by_prolog(plan_of())
+    (first, *_) = run(scene)
+    for count, verdict, told in ((0, Verdict.OK, "nowhere"), (3, Verdict.FAILED, "gateway of cn001 (3)")):
+        lines = judge(scene, [dataclasses.replace(first, carried={"cn001": count, "cn002": 0})])
+        (line,) = [line for line in lines if line.tried == GATEWAYS.tried]
+        assert (line.verdict, line.arrived, line.sent) == (verdict, told, first.frames)
+    assert first.frames > 500
+
+
+def test_what_a_control_has_to_show(plan_of: Callable[..., Plan]) -> None:
+    """Of each row without another control how many arrived; with the counts they are those of the check's own rows."""
+    scene = by_prolog(plan_of(), second_user="nobody")
+    passes = run(scene)
+    carried = {"cn001": 1500, "cn002": 1500}
+    check = judge(scene, [dataclasses.replace(passes[0], carried=dict.fromkeys(carried, 0))])
+    counts = count_controls(dataclasses.replace(passes[-1], carried=carried))
+    needed = {(line.id, line.tried, line.address) for line in check if line.control == ROOTS}
+    assert set(counts) == needed
+    assert all(arrived == sent > 0 for arrived, sent in counts.values())
+    probe = next(probe for probe in passes[0].probes if probe.row.id == "S10")
+    less = {name: seen - {probe.number} for name, seen in passes[-1].seen.items()}
+    arrived, sent = count_controls(dataclasses.replace(passes[-1], seen=less))["S10", probe.row.tried, "its own"]
+    assert arrived == sent - 1
+
+
+def test_a_second_user_that_is_not_to_be_had_is_told(plan_of: Callable[..., Plan]) -> None:
+    scene = by_prolog(plan_of(), second_user="nobody")
+    passes = run(scene)
+    passes[0].obstacle = "no process of nobody: sudo: a password is required"
+    (line,) = [line for line in judge(scene, passes) if line.id == "S10"]
+    assert (line.verdict, line.reason) == (Verdict.NOT_TRIED, passes[0].obstacle)
 
 
 def test_later_passes_leave_out_what_has_no_filters(scene: Scene) -> None:

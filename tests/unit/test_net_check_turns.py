@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,18 +17,18 @@ from chslurm.filters import Family
 from chslurm.host.trial import NetworkTrial
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
-from chslurm.plan import Mode, Plan, plan_digest
+from chslurm.plan import Mode, NetworkKind, Plan, plan_digest
 from chslurm.trial import GuestOrders, GuestPart, GuestReport, HostOrders, HostWord
 
 
 class Turns:
     """A trial, and the hosts and guests that it talks to."""
 
-    def __init__(self, plan: Plan, folder: Path, without: list[tuple[Family, ...]]) -> None:
+    def __init__(self, plan: Plan, folder: Path, without: list[tuple[Family, ...]], **more: Any) -> None:
         host = dataclasses.replace(plan.hosts[0], number=1, first_guest=0, guest_ct=2)
         guests = tuple(dataclasses.replace(plan.guests[0], id=n, host=1, slot=n + 1) for n in range(2))
         self.plan = dataclasses.replace(
-            plan, job_dir=str(folder), hosts=(host,), guests=guests, mode=Mode.WORKSTATION, trial=True
+            plan, job_dir=str(folder), hosts=(host,), guests=guests, trial=True, **{"mode": Mode.WORKSTATION, **more}
         )
         self.dir = JobDir(folder)
         for part in (self.dir.meta, self.dir.sync, self.dir.test, self.dir.run):
@@ -92,6 +93,35 @@ def test_filters_go_first_then_probes_are_sent_then_all_report(turns: Turns, mon
         assert turns.trial.passes[number].seen[f"bridge of {turns.plan.hosts[0].name}"] == {3}
     assert turns.guest_orders().end
     assert len(turns.notes) == 2
+
+
+def test_frames_for_gateways_that_only_root_sees_are_counted_apart(
+    plan_of: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Doors and pings come first, then quiet, then frames between two counts."""
+    monkeypatch.setattr("chslurm.host.trial._SETTLE_S", 0.0)
+    monkeypatch.setattr("chslurm.host.trial._QUIET_S", 0.0)
+    turns = Turns(plan_of(), tmp_path, [()], mode=Mode.CLUSTER, network=NetworkKind.SITE)
+    turns.begin()
+    turns.say(HostWord(1))
+    turns.trial.take_turn(0.0)
+    first = turns.guest_orders().guests["0"]
+    assert (first.frames, bool(first.doors), bool(first.pings)) == ((), True, True)
+    turns.say(HostWord(2, carried=90))
+    turns.report(2)
+    turns.trial.take_turn(0.0)
+    assert turns.guest_orders().turn == 2
+    turns.say(HostWord(3, carried=100))
+    turns.trial.take_turn(0.0)
+    then = turns.guest_orders()
+    assert (then.turn, len(then.guests["0"].frames) > 100, then.guests["0"].doors) == (3, True, ())
+    turns.report(3)
+    turns.trial.take_turn(0.0)
+    turns.say(HostWord(4, carried=107))
+    turns.report(4)
+    turns.trial.take_turn(0.0)
+    assert turns.trial.passes[0].carried == {turns.plan.hosts[0].name: 7}
+    assert turns.guest_orders().end
 
 
 def test_who_says_nothing_is_named(turns: Turns) -> None:
