@@ -35,7 +35,6 @@ _NEVER = ("169.254.169.254", "127.0.0.1", "172.22.255.2", "224.0.0.251", "255.25
 _ABROAD = ("172.22.254.1", "172.23.1.1", "10.0.2.2", "8.8.8.8", "192.0.2.1")
 _TYPES = (0x8035, 0x9100, 0x8847, 0x8848, 0x8863, 0x8864, 0x88CC, 0x888E, 0x8809, 0x88F7, 0x88E5, 0x22F0, 0x893A)
 _ICMP6 = {"neighbour discovery": (135, 136), "router advertisements": (133, 134), "ping to all nodes": (128,)}
-
 _FORGED = Row("S9", "forged VXLAN from a node's process to the other's tunnel")
 _STRANGE = Row("S10", "the tunnel's port, by another user of the node")
 
@@ -53,8 +52,7 @@ def make_probes(scene: Scene, number: int) -> tuple[Probe, ...]:
     for site in scene.sites[:_ATTACKING_HOSTS]:
         for row, frame in _frames(scene, site, mark):
             probes.append(Probe(len(probes), row, Way.FRAME, site.guests[0][0], frame))
-        for probe in _others(scene, site, mark):
-            row, way, sender, payload, address, port = probe
+        for row, way, sender, payload, address, port in _others(scene, site, mark):
             controlled = way is not Way.NODE_DATAGRAM or row.control is Control.OFF  # TCP alone has one from guests
             probes.append(Probe(len(probes), row, way, sender, payload, address, port, controlled))
     assert len(probes) <= MAX_PROBES
@@ -191,11 +189,11 @@ def _encapsulated(one: _Attacker, state: State, mark: _Mark) -> Iterator[_Shot]:
     ends = [site.tunnel for site in one.scene.sites if site.tunnel] or [(one.site.node, 4789)]
     for address, port in ends if one.scene.mode is Mode.CLUSTER or state is not State.OWN else []:
         inner = one.send(one.gateway_mac, _say(one.ip, one.far, mark()))
-        yield row, one.send(one.gateway_mac, _datagram(sender, address, port, _vxlan(one.scene.vni, inner)))
+        yield row, one.send(one.gateway_mac, _datagram(sender, address, port, make_vxlan(one.scene.vni, inner)))
 
 
-def _vxlan(vni: int, inner: bytes) -> bytes:
-    """RFC 7348."""
+def make_vxlan(vni: int, inner: bytes) -> bytes:
+    """Return a frame as it is in the tunnel (RFC 7348)."""
     return struct.pack("!II", 8 << 24, vni << 8) + inner
 
 
@@ -296,7 +294,7 @@ def _others(scene: Scene, site: Site, mark: _Mark) -> Iterator[_Other]:
     if following and following.tunnel and scene.tunnel_kind is TunnelKind.VXLAN:
         victim, mine = following.guests[0][1], site.guests[0][1]
         ends = make_mac(victim.gateway, kind=1), make_mac(mine.gateway, kind=1)
-        strange = [(_STRANGE, Way.STRANGE_DATAGRAM)] if scene.second_user else []
-        for row, way in ((_FORGED, Way.NODE_DATAGRAM), *strange):
+        forged = ((_FORGED, Way.NODE_DATAGRAM), (_STRANGE, Way.STRANGE_DATAGRAM))
+        for row, way in forged if scene.second_user else forged[:1]:
             inner = make_frame(*ends, IP, _say(str(mine.ip), str(victim.ip), mark()))
-            yield row, way, site.host.number, _vxlan(scene.vni, inner), *following.tunnel
+            yield row, way, site.host.number, make_vxlan(scene.vni, inner), *following.tunnel

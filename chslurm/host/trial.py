@@ -149,8 +149,7 @@ class NetworkTrial:
         self._tell_guests(end=True)
 
     def _go_through(self, this: Pass) -> Iterator[_Wait]:
-        self._tell_hosts(this)
-        yield self._hosts(self._turn)
+        yield from self._count(this, report=True)  # who has reported once sees what comes from now on
         guests, hosts = _share_out(this)
         self._tell_hosts(this, {number: part for number, (part, _) in hosts.items()})
         counted = self.scene is not None and self.scene.by_prolog

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 from joblab import OTHER_USER, USER, SlurmNode, add_nodes
 from lab import Lab
 
+from chslurm.addresses import make_layout, make_mac
+from chslurm.frames import IP, make_frame, make_udp
+from chslurm.isolation import make_vxlan
 from chslurm.jobnet import JobNames
 
 JOB, OPEN_JOB = 3000017, 3000018
@@ -145,3 +149,39 @@ def test_an_epilog_removes_it(node: SlurmNode) -> None:
     for job in (JOB, OPEN_JOB):
         assert node.epilog(job).returncode == 0
     assert "ch" not in node.host.sh("ls /run/netns; nft list tables; ip -br link | grep ^ch || true")
+
+
+SEND = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    sender.bind(("", 0))
+    try:
+        sender.sendto(bytes.fromhex(sys.argv[3]), (sys.argv[1], int(sys.argv[2])))
+        print("sent")
+    except PermissionError:
+        print("refused")
+"""
+
+
+@pytest.mark.parametrize("user", [USER, OTHER_USER])
+def test_a_user_of_a_node_can_forge_into_an_open_tunnel_alone(nodes: list[SlurmNode], user: int) -> None:
+    """By the very datagram with which a check does it; the open network is the control of the other."""
+    for job, partition in ((JOB, "vm"), (OPEN_JOB, "vmopen")):
+        names, layout = JobNames(job), make_layout(2)
+        for node in nodes:
+            assert node.prolog(job, TWO, SLURM_JOB_PARTITION=partition).returncode == 0
+        (guest,) = nodes[1].boot(job, 2, 2, [1])
+        inner = make_frame(
+            make_mac(layout.gateway(2), kind=1),
+            make_mac(layout.gateway(1), kind=1),
+            IP,
+            make_udp(str(layout.guest(1, 1).ip), str(guest.ip), (4000, 7000), b"forged"),
+        )
+        payload = make_vxlan(names.vni, inner)
+        before = int(guest.sh("awk '/^Udp:/ {n = $3} END {print n}' /proc/net/snmp"))
+        said = nodes[0].as_user(user, sys.executable, "-c", SEND, "10.99.0.2", "299", payload.hex()).stdout.strip()
+        time.sleep(0.5)
+        arrived = int(guest.sh("awk '/^Udp:/ {n = $3} END {print n}' /proc/net/snmp")) - before
+        assert (said, arrived) == (("sent", 1) if job == OPEN_JOB else ("refused", 0))
+        for node in nodes:
+            assert node.epilog(job).returncode == 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 
@@ -104,4 +105,28 @@ def test_a_network_on_some_nodes_only_ends_the_cluster_and_names_them(box: Box) 
     (box.folder / "go").touch()
     assert job.wait()["ExitCode"] == "70:0", job.output
     assert "can't join the hosts: root has made a network for this job on cn001, and not on cn002" in job.output
+    assert left(box) == ""
+
+
+def test_what_nobody_gets_with_filters_somebody_gets_without(box: Box) -> None:
+    """At TAPs, so that nothing has to boot: two jobs, the second of which is the control of the first."""
+    script = "srun -n1 chslurm net check --taps --json {} >{}"
+    for partition, words in (("site", ("", "check")), ("open", ("--control-for check", "table"))):
+        job = box.sbatch("sh", "-c", script.format(*words), options=(f"--partition={partition}",))
+        assert job.wait()["ExitCode"] == "0:0", job.output
+    rows = json.loads((box.folder / "table").read_text())["rows"]
+    attacks = [row for row in rows if row["id"][0] == "S" and row["verdict"] != "not tried"]
+    assert {row["id"] for row in attacks} == {"S1", "S2", "S3", "S4", "S5", "S6", "S8", "S9"}
+    for row in attacks:
+        assert (row["verdict"], row["arrived"]) == ("ok", "nowhere")
+        assert row["control"] == f"open network: {row['sent']} of {row['sent']}"
+    assert left(box) == ""
+
+
+def test_a_network_without_filters_is_for_no_cluster(box: Box) -> None:
+    script = box.write("job.py", MEETING)
+    launcher = ("chrun", "--jobdir", "c", "--network=site", "--job", script, box.image)
+    job = box.sbatch(*launcher, options=("--partition=open", "--mem=1200"))
+    assert job.wait()["ExitCode"] == "70:0"
+    assert "can't use a network made by root on cn001: root's has no filters" in job.output
     assert left(box) == ""

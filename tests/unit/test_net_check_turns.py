@@ -77,6 +77,8 @@ def test_filters_go_first_then_probes_are_sent_then_all_report(turns: Turns, mon
         told = turns.host_orders(orders)
         assert (told.turn, told.number, told.without, told.hosts) == (first, number, without, {})
         turns.say(HostWord(first))
+        assert not turns.trial.take_turn(0.0)  # guests that do not watch yet would see nothing
+        turns.report(first)
         told = turns.host_orders(turns.trial.take_turn(0.0))
         assert (told.turn, list(told.hosts)) == (first + 1, ["1"])
         acting = turns.guest_orders()
@@ -104,6 +106,7 @@ def test_frames_for_gateways_that_only_root_sees_are_counted_apart(
     turns = Turns(plan_of(), tmp_path, [()], mode=Mode.CLUSTER, network=NetworkKind.SITE)
     turns.begin()
     turns.say(HostWord(1))
+    turns.report(1)
     turns.trial.take_turn(0.0)
     first = turns.guest_orders().guests["0"]
     assert (first.frames, bool(first.doors), bool(first.pings)) == ((), True, True)
@@ -142,6 +145,7 @@ def act(turns: Turns) -> None:
     """Come to where guests have to report."""
     turns.begin()
     turns.say(HostWord(1))
+    turns.report(1)
     turns.trial.take_turn(0.0)
     turns.say(HostWord(2))
 
