@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from chslurm.filters import make_set
 
 
-def make_node_filters(table: str, bridge: str, port: int, vni: int, peers: Sequence[str]) -> str:
+def make_node_filters(table: str, bridge: str, port: int, vni: int | None, peers: Sequence[str]) -> str:
     """Return the tables of family inet: the node has no part in the bridge, and of the tunnel only nodes of the job.
 
     VXLAN asks nobody who they are. So its packets have to come from an address of the job's nodes, and on these no
     user can send to its port. The number of the VXLAN is bytes 4 to 6 of its header, behind 8 bytes of UDP (RFC 7348).
+    WireGuard, without a `vni`, asks; but here, too, strangers are not listened to, and its port is this job's alone.
     All of it is said by two tables, one after the other, so that it hangs on no single rule, chain or table.
     """
     return "".join(
@@ -24,11 +25,11 @@ def make_node_filters(table: str, bridge: str, port: int, vni: int, peers: Seque
     )
 
 
-def _node_table(table: str, priority: str, bridge: str, port: int, vni: int, peers: Sequence[str]) -> str:
-    carried = f"udp dport {port} @th,96,24 {vni}"
+def _node_table(table: str, priority: str, bridge: str, port: int, vni: int | None, peers: Sequence[str]) -> str:
+    carried = f"udp dport {port}" if vni is None else f"udp dport {port} @th,96,24 {vni}"
     sets = "\n" + make_set("peers", "ipv4_addr", peers) if peers else ""
     arriving = f"\n        {carried} ip saddr != @peers drop\n        {carried} meta nfproto ipv6 drop" if peers else ""
-    passing = f"\n        {carried} drop" if peers else ""
+    passing = f"\n        {carried} drop" if peers and vni is not None else ""
     leaving = f"\n        udp dport {port} meta skuid != 0 drop" if peers else ""
     return f"""\
 table inet {table} {{{sets}

@@ -5,14 +5,15 @@
     namespace chslurm-<JOB ID>     br0, the other end of ch<ID>v, with the gateway's address; vx0 to the other nodes
 
 ID is the number of the job in base 36, as a link's name has 15 characters. So the node itself routes nothing and has no
-address that a guest could ask. vx0 is made in the namespace of the node, where its UDP socket stays. All follows from
-what SLURM tells of the job, and from the site's settings: every node decides for itself, and alike.
+address that a guest could ask. vx0, of VXLAN or WireGuard, is made from the namespace of the node, where its UDP socket
+stays, but in the other at once: the node never has it, so it can't be left there. All follows from what SLURM tells of
+the job, and from the site's settings: every node decides for itself, and alike.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from chslurm.addresses import AddressLayout, GuestAddress, make_layout, make_mac
@@ -130,6 +131,16 @@ class JobNetwork:
         return is_open(self.settings, self.job)
 
     @property
+    def udp_port(self) -> int:
+        """Where the other nodes send to."""
+        return self.settings.find_udp_port(self.job.id)
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether its nodes are joined by WireGuard."""
+        return len(self.job.nodes) > 1 and self.settings.tunnel is TunnelKind.WIREGUARD
+
+    @property
     def guests(self) -> tuple[GuestAddress, ...]:
         """Whoever has a TAP: guests, and in the end the user himself."""
         guests = [self.layout.guest(self.job.host, slot) for slot in range(1, self.settings.tap_ct + 1)]
@@ -147,22 +158,29 @@ def make_job_network(job: SlurmJob, settings: JobSettings) -> JobNetwork:
     return JobNetwork(job, settings)
 
 
-def make_job_steps(network: JobNetwork, addresses: Sequence[str] = (), path_mtu: int = 0) -> tuple[Step, ...]:
+def make_job_steps(
+    network: JobNetwork,
+    addresses: Sequence[str] = (),
+    path_mtu: int = 0,
+    public_keys: Mapping[int, str] | None = None,
+) -> tuple[Step, ...]:
     """Return what makes it, in order; until the last step no link is up.
 
     `addresses` are those of all nodes in the order of the job, `path_mtu` the largest IP packet in bytes that passes
-    between them: for a job of one node neither is needed.
+    between them, `public_keys` those of WireGuard: for a job of one node none is needed.
     """
-    names, own = network.names, _make_host_network(network)
+    names, own, port = network.names, _make_host_network(network), network.udp_port
+    vni = None if network.is_secure else network.vni
     realm = replace(own.realm, table=names.table, bridge=names.bridge, shared=True, remote=True)
-    peers = [Peer(number, address, network.settings.port) for number, address in enumerate(addresses, start=1)]
+    peers = [Peer(number, address, port) for number, address in enumerate(addresses, start=1)]
     others = [peer for peer in peers if peer.host_number != network.job.host]
-    joint = make_joint(own, peers[network.job.host - 1], others, network.vni, path_mtu) if others else None
+    this = peers[network.job.host - 1] if others else None
+    joint = make_joint(own, this, others, network.vni, path_mtu, public_keys) if this else None
     judged, ends = make_tap_filters(realm) + make_bridge_filters(realm), [peer.address for peer in others]
     routed = make_packet_filters(own.realm) + (joint.filters.text if joint else "")
     if network.open:  # but the node itself takes no part here, either
         judged, ends, routed = "", [], ""
-    apart = make_node_filters(names.table, names.bridge, network.settings.port, network.vni, ends)
+    apart = make_node_filters(names.table, names.bridge, port, vni, ends)
     loaded = make_job_tables_removal(names.table) + judged + apart
     links = [*(guest.tap for guest in network.guests), names.veth, names.bridge]
     return (
@@ -225,8 +243,8 @@ def _links(network: JobNetwork, joint: Joint | None) -> str:
     """The namespace and all links, down."""
     names, layout, host = network.names, network.layout, network.job.host
     mtu = joint.mtu if joint else DEFAULT_MTU
-    kind = TunnelKind.VXLAN if joint else "none"
-    port = network.settings.port if joint else 0
+    kind = network.settings.tunnel if joint else "none"
+    port = network.udp_port if joint else 0
     alias = render_alias(JobOffer(host, layout.host_ct, network.settings.tap_ct, mtu, kind, port, network.open))
     options = f"{BRIDGE_OPTIONS} ageing_time 0" if network.open else BRIDGE_OPTIONS
     bridge, gateway = names.bridge, layout.gateway(host)

@@ -12,12 +12,22 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 
 from chslurm.errors import ChslurmError, UsageError
+from chslurm.host.jobdevice import DeviceError
 from chslurm.host.jobfabric import Budget, check_root, find_jobs, start_job_network, stop_job_network
 from chslurm.host.peers import find_addresses, find_path_mtu
 from chslurm.host.rootfiles import forget_environment, read_root_file
 from chslurm.jobnet import JobNames, JobNetwork, make_job_network, make_job_removal, make_job_steps
+from chslurm.jobtunnel import (
+    MOST_NODES_FILE_BYTES,
+    derive_job_keys,
+    make_shown_keys,
+    parse_nodes,
+    parse_secret,
+    pick_addresses,
+)
+from chslurm.kinds import TunnelKind
 from chslurm.network import render_steps
-from chslurm.slurmjob import JobSettings, is_chosen, parse_job, parse_job_id, parse_job_settings
+from chslurm.slurmjob import JobSettings, SlurmJob, is_chosen, parse_job, parse_job_id, parse_job_settings
 
 Say = Callable[[str], None]
 
@@ -34,16 +44,22 @@ def run_prolog(environment: Mapping[str, str], settings_file: PurePath, say: Say
     if not is_chosen(settings, job):
         return
     check_root()
+    secret, known = _read_secret(job, settings), _read_nodes(job, settings)
     try:
         network = make_job_network(job, settings)
-        addresses, path_mtu = _look(network, budget)
+        addresses, path_mtu = _look(network, known, budget)
     except ChslurmError as error:
         stop_job_network(job.id, budget)  # what an earlier start of this job has left
         if settings.required:
             raise
         say(f"job {job.id} gets no network: {error}")
         return
-    start_job_network(network, addresses, path_mtu, budget)
+    try:
+        start_job_network(network, addresses, path_mtu, budget, derive_job_keys(secret, job) if secret else None)
+    except DeviceError as error:
+        if settings.required:
+            raise
+        say(f"job {job.id} gets no network: {error}")
     _sweep(job.id, budget, say)
 
 
@@ -66,7 +82,8 @@ def explain_prolog(environment: Mapping[str, str], settings_file: PurePath, *, e
     if not is_chosen(settings, job):
         return f"nothing: job {job.id} is not among those with JOBS={settings.jobs}\n"
     network = make_job_network(job, settings)
-    return render_steps(make_job_steps(network, *_look(network, Budget())))
+    where = _look(network, _read_nodes(job, settings), Budget())
+    return render_steps(make_job_steps(network, *where, make_shown_keys(job) if network.is_secure else None))
 
 
 def read_job_settings(settings_file: PurePath) -> JobSettings | None:
@@ -79,12 +96,30 @@ def read_job_settings(settings_file: PurePath) -> JobSettings | None:
         raise
 
 
-def _look(network: JobNetwork, budget: Budget) -> tuple[list[str], int]:
+def _read_secret(job: SlurmJob, settings: JobSettings) -> bytes:
+    """Return the site's secret if the job needs keys. Raises UsageError, as for bad settings."""
+    if settings.tunnel is not TunnelKind.WIREGUARD or len(job.nodes) == 1:
+        return b""
+    return parse_secret(read_root_file(PurePath(settings.key_file), secret=True), settings.key_file)
+
+
+def _read_nodes(job: SlurmJob, settings: JobSettings) -> dict[str, str]:
+    """Return the addresses that the site has written down. Raises UsageError."""
+    if not settings.nodes_file or len(job.nodes) == 1:
+        return {}
+    text = read_root_file(PurePath(settings.nodes_file), MOST_NODES_FILE_BYTES)
+    return parse_nodes(text, settings.nodes_file)
+
+
+def _look(network: JobNetwork, known: Mapping[str, str], budget: Budget) -> tuple[list[str], int]:
     """Return the addresses of all nodes and the MTU between them; nothing for a job of one node."""
     job = network.job
     if len(job.nodes) == 1:
         return [], 0
-    addresses = find_addresses(job.nodes, job.node, budget.left_s())
+    if network.settings.nodes_file:
+        addresses = pick_addresses(job.nodes, known, network.settings.nodes_file)
+    else:
+        addresses = find_addresses(job.nodes, job.node, budget.left_s())
     return addresses, network.settings.mtu or find_path_mtu(addresses, addresses[job.host - 1])
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from chslurm.allocation import parse_nodelist
 from chslurm.errors import UsageError
+from chslurm.kinds import TunnelKind
 from chslurm.settings import parse_lines
 from chslurm.units import parse_count, quote
 
@@ -30,11 +31,16 @@ VARIABLES = (
 DEFAULT_TAP_CT, MOST_TAPS = 8, 252  # the last guest's place in a network is the user's own
 DEFAULT_PORT = 299
 """Of UDP: unassigned, below the ports that users can have, and below those that NFS takes for itself."""
+DEFAULT_PORTS = (200, 298)
+"""Of UDP, of WireGuard: below those that any of root's own programs takes at random (bindresvport(3): from 512)."""
 
+_KEYS = ("JOBS", "TAPS", "TUNNEL", "KEY", "PORT", "PORTS", "NODES", "MTU", "REQUIRED", "OPEN", "CHSLURM")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", re.ASCII)
 _JOBS = re.compile(r"all|(?:partition|feature):[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _OPEN = re.compile(r"partition:([A-Za-z0-9_][A-Za-z0-9_.-]{0,63})", re.ASCII)
+_PORTS = re.compile(r"([1-9][0-9]{0,4})-([1-9][0-9]{0,4})", re.ASCII)
+_PATH = re.compile(r"(?:/[A-Za-z0-9_+-][A-Za-z0-9_.+-]*)+", re.ASCII)
 _FEATURE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 
 
@@ -44,10 +50,19 @@ class JobSettings:
 
     jobs: str = "all"  # which: all, partition:NAME, feature:NAME
     tap_ct: int = DEFAULT_TAP_CT  # on each node
-    port: int = DEFAULT_PORT  # of UDP, of the tunnel
+    port: int = DEFAULT_PORT  # of UDP, of VXLAN
     mtu: int = 0  # of the nodes' network in bytes; 0: as its link says
     required: bool = False  # a job that can't have a network is not to start
     open_partition: str = ""  # its jobs have networks without filters: controls of `chslurm net check`
+    tunnel: TunnelKind = TunnelKind.VXLAN  # never AUTO: no node knows what the kernels of the others have
+    key_file: str = ""  # of WireGuard: the secret of the site
+    ports: tuple[int, int] = DEFAULT_PORTS  # of UDP, of WireGuard: the first and the last
+    nodes_file: str = ""  # where the nodes' addresses are; else their names are looked up
+
+    def find_udp_port(self, job_id: int) -> int:
+        """Return the port of a job's tunnel: a WireGuard device has one of its own, networks of VXLAN share theirs."""
+        first, last = self.ports
+        return first + job_id % (last - first + 1) if self.tunnel is TunnelKind.WIREGUARD else self.port
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +84,7 @@ class SlurmJob:
 
 def parse_job_settings(text: str, name: str = SETTINGS_FILE) -> JobSettings:
     """Return the settings in a file of `KEY=VALUE` lines. Raises UsageError."""
-    values = parse_lines(text, name, ("JOBS", "TAPS", "PORT", "MTU", "REQUIRED", "OPEN", "CHSLURM"))
+    values = parse_lines(text, name, _KEYS)
     jobs = values.get("JOBS", "all")
     if not _JOBS.fullmatch(jobs):
         raise UsageError(f"{name}: JOBS {quote(jobs)}: which?", hint="use all, partition:NAME or feature:NAME")
@@ -84,6 +99,10 @@ def parse_job_settings(text: str, name: str = SETTINGS_FILE) -> JobSettings:
         parse_count(mtu, f"{name}: MTU", least=576, most=65535) if mtu else 0,
         required == "yes",
         _parse_open(values.get("OPEN"), jobs, name),
+        _parse_tunnel(values, name),
+        _parse_path(values, "KEY", name),
+        _parse_ports(values, name),
+        _parse_path(values, "NODES", name),
     )
 
 
@@ -136,6 +155,35 @@ def _parse_open(text: str | None, jobs: str, name: str) -> str:
     if text == jobs:
         raise UsageError(f"{name}: OPEN {quote(text)}: JOBS names it, too", hint="a partition has filters, or none")
     return found[1]
+def _parse_tunnel(values: Mapping[str, str], name: str) -> TunnelKind:
+    """Return the kind of tunnel, which follows from the settings alone, so that all nodes choose alike."""
+    text, has_key = values.get("TUNNEL", "auto"), bool(values.get("KEY"))
+    if text not in tuple(TunnelKind):
+        raise UsageError(f"{name}: TUNNEL {quote(text)}: which?", hint=f"use {', '.join(TunnelKind)}")
+    kind = TunnelKind(text)
+    if kind is TunnelKind.WIREGUARD and not has_key:
+        raise UsageError(f"{name}: TUNNEL wireguard takes a KEY", hint="make one on one node, and copy it to all")
+    if kind is TunnelKind.AUTO:
+        return TunnelKind.WIREGUARD if has_key else TunnelKind.VXLAN
+    return kind
+
+
+def _parse_ports(values: Mapping[str, str], name: str) -> tuple[int, int]:
+    text = values.get("PORTS")
+    if not text:
+        return DEFAULT_PORTS
+    found = _PORTS.fullmatch(text)
+    first, last = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 0 < first <= last <= 65535:
+        raise UsageError(f"{name}: PORTS {quote(text)}: which?", hint="use FIRST-LAST, as 200-298")
+    return first, last
+
+
+def _parse_path(values: Mapping[str, str], key: str, name: str) -> str:
+    text = values.get(key, "")
+    if text and not _PATH.fullmatch(text):
+        raise UsageError(f"{name}: {key} {quote(text)}: not a whole path", hint="letters, digits and _.+- between /")
+    return text
 
 
 def _text(environment: Mapping[str, str], name: str) -> str:

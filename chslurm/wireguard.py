@@ -14,7 +14,7 @@ import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from chslurm.plan import TunnelKind
+from chslurm.kinds import TunnelKind
 from chslurm.wgdevice import KEY_BYTES
 
 _UNSAFE = "VXLAN neither encrypts nor authenticates: root on a machine of the nodes' network can read and forge packets"

@@ -33,6 +33,16 @@ def send_commands(family: str, version: int, command: int, messages: Iterable[by
             _ask(kernel, family, number, _REQUEST | _ACKNOWLEDGE, _COMMAND.pack(command, version, 0) + attributes)
 
 
+def has_family(family: str) -> bool:
+    """Say whether the kernel has a family; it loads the module if it can."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _GENERIC) as kernel:
+        kernel.bind((0, 0))
+        try:
+            return bool(_find_family(kernel, family))
+        except ChslurmError:
+            return False
+
+
 def _find_family(kernel: socket.socket, family: str) -> int:
     name = family.encode() + b"\0"
     question = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(name), _FAMILY_NAME) + name + bytes(-len(name) % 4)

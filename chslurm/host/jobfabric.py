@@ -17,12 +17,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chslurm.errors import ChslurmError
+from chslurm.host.jobdevice import DeviceError, check_device, is_taken, set_up_device
 from chslurm.host.linkgroups import delete_group, delete_link, find_group
 from chslurm.host.process import run
 from chslurm.host.rootfiles import lock_state, make_state_folder, remove_state
 from chslurm.host.sysctls import write_sysctls
 from chslurm.jobnet import JobNames, JobNetwork, make_job_removal, make_job_steps
 from chslurm.network import GUESTS_NETNS, Place, Step, Tool
+from chslurm.wireguard import HostKeys
 
 JOBS_FOLDER = Path("/run/chslurm-jobs")
 
@@ -52,21 +54,31 @@ class Budget:
         return max(self._until_s - time.monotonic(), least_s)
 
 
-def start_job_network(network: JobNetwork, addresses: Sequence[str], path_mtu: int, budget: Budget) -> None:
-    """Make a job's network anew. Raises ChslurmError; nothing that could carry a packet is left then."""
-    names = network.names
+def start_job_network(
+    network: JobNetwork, addresses: Sequence[str], path_mtu: int, budget: Budget, keys: HostKeys | None = None
+) -> None:
+    """Make a job's network anew. Raises ChslurmError; nothing that could carry a packet is left then.
+
+    Of its kinds DeviceError says that this node can't have the tunnel.
+    """
+    names, private, public = network.names, keys.private if keys else b"", keys.public if keys else None
     with _hold(names.job_id) as folder:
         _remove(names, budget)
+        if keys:  # once our own device of an earlier start is gone
+            remove_state(folder, _STATE)
+            check_device(network.udp_port)
         (folder / _STATE).write_text(f"{network.job.uid}\n")  # that it is there is what counts
         try:
-            for step in make_job_steps(network, addresses, path_mtu):
-                _do(step, names, budget.left_s())
+            for step in make_job_steps(network, addresses, path_mtu, public):
+                _do(step, names, budget.left_s(), private)
         except BaseException as error:
             try:
                 _remove(names, Budget(0.0))
                 remove_state(folder, _STATE)
             except ChslurmError as second:
                 raise ChslurmError(f"{error}; nor can all be removed: {second}") from error
+            if keys and isinstance(error, ChslurmError) and is_taken(network.udp_port):  # since we looked
+                raise DeviceError(f"UDP port {network.udp_port} was taken on this node: {error}") from error
             raise
 
 
@@ -125,14 +137,17 @@ def _remove_netns(names: JobNames, path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _do(step: Step, names: JobNames, timeout_s: float) -> None:
+def _do(step: Step, names: JobNames, timeout_s: float, private_key: bytes = b"") -> None:
     if not step.text:
         return
     text = step.text.replace(GUESTS_NETNS, names.netns)
     try:
         if step.place is Place.GUESTS:
             with _inside(names):
-                _do_here(step.tool, text, timeout_s)
+                if step.tool is Tool.WG:
+                    set_up_device(text, private_key)
+                else:
+                    _do_here(step.tool, text, timeout_s)
         else:
             _do_here(step.tool, text, timeout_s)
     except OSError as error:

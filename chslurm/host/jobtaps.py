@@ -27,6 +27,10 @@ from chslurm.plan import Host, NetworkKind, Plan, TunnelKind
 _PORT = "port0"
 _FRAME_BYTES = 65536 + 64
 OPEN = "root's has no filters: it is for the controls of chslurm net check alone"
+_JOINTS: dict[str, str] = {
+    TunnelKind.WIREGUARD: "WireGuard: encrypted and authenticated",
+    TunnelKind.VXLAN: "VXLAN: not encrypted or authenticated",
+}
 
 
 class JobFabric(GivenTaps):
@@ -48,7 +52,7 @@ class JobFabric(GivenTaps):
     def describe(self) -> str:
         """Return a line for the user."""
         way = f"; without a way from here to guests ({self._obstacle})" if self._obstacle else ""
-        joint = "" if self.offer.tunnel == "none" else f", hosts joined by {self.offer.tunnel.upper()}"
+        joint = f", hosts joined by {_JOINTS[self.offer.tunnel]}" if self.offer.tunnel in _JOINTS else ""
         return f"network: site, made by root for this job{joint}{way}"
 
     @property
@@ -114,6 +118,8 @@ def find_job_network(plan: Plan, host: Host) -> tuple[JobOffer | None, str]:
         why = "root's has filters, a control needs one without" if plan.control else OPEN
     elif offer.tap_ct < needed:
         why = f"root's has room for {offer.tap_ct} guests on each node, {needed} needed"
+    elif plan.tunnel is TunnelKind.WIREGUARD and offer.tunnel == TunnelKind.VXLAN:
+        why = "root's joins hosts by VXLAN, --tunnel wireguard was asked for"
     if why and plan.network is NetworkKind.SITE:
         raise ChslurmError(f"can't use a network made by root on {host.name}: {why}", hint="leave out --network site")
     return (None, "" if offer is None else why) if why else (offer, "")

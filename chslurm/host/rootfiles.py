@@ -26,6 +26,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_BYTES = 64 << 10
 _LOCK_TIMEOUT_S = 20.0
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH  # with an access list, the group's bits are its mask
+_OPEN = stat.S_IRWXG | stat.S_IRWXO
 
 
 def forget_environment() -> None:
@@ -35,8 +36,11 @@ def forget_environment() -> None:
     os.umask(0o077)
 
 
-def read_root_file(path: PurePath) -> str:
-    """Return the text of a file that only root can change. Raises UsageError for one that others could, or a link."""
+def read_root_file(path: PurePath, most_bytes: int = _MOST_BYTES, *, secret: bool = False) -> str:
+    """Return the text of a file that only root can change. Raises UsageError for one that others could, or a link.
+
+    A `secret` one only root can read, too.
+    """
     with ExitStack() as opened:
         folder = os.open("/", _FOLDER)
         opened.callback(os.close, folder)
@@ -47,10 +51,10 @@ def read_root_file(path: PurePath) -> str:
                 raise _refusal(path, f"folder {name}: {_tell(error)}") from error
             opened.callback(os.close, folder)
             _check_owner(os.fstat(folder), path, f"folder {name}")
-        return _read(folder, path)
+        return _read(folder, path, most_bytes, _OPEN if secret else _WRITABLE)
 
 
-def _read(folder: int, path: PurePath) -> str:
+def _read(folder: int, path: PurePath, most_bytes: int, barred: int) -> str:
     try:
         fd = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:
@@ -60,13 +64,15 @@ def _read(folder: int, path: PurePath) -> str:
         if not stat.S_ISREG(found.st_mode):
             raise _refusal(path, "not a regular file")
         _check_owner(found, path, "it")
-        data = file.read(_MOST_BYTES + 1)
+        if found.st_mode & barred:
+            raise _refusal(path, "others than root can read it", "chmod 600 it, and make another key")
+        data = file.read(most_bytes + 1)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise _refusal(path, "not text") from error
-    if len(data) > _MOST_BYTES:
-        raise _refusal(path, f"longer than {_MOST_BYTES} bytes")
+    if len(data) > most_bytes:
+        raise _refusal(path, f"longer than {most_bytes} bytes")
     return text
 
 

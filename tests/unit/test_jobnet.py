@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chslurm.errors import UsageError
+from chslurm.errors import ChslurmError, UsageError
 from chslurm.filters import Family
 from chslurm.jobnet import (
     JobNames,
@@ -22,6 +24,8 @@ from chslurm.jobnet import (
     parse_alias,
     render_alias,
 )
+from chslurm.jobtunnel import derive_job_keys, make_shown_keys, parse_nodes, parse_secret, pick_addresses
+from chslurm.kinds import TunnelKind
 from chslurm.network import Place, Tool, render_steps
 from chslurm.slurmjob import (
     VARIABLES,
@@ -45,6 +49,8 @@ ENVIRONMENT = {
 JOB = parse_job(ENVIRONMENT)
 ADDRESSES = ["10.99.0.1", "10.99.0.2", "10.99.0.3"]
 NETWORK = make_job_network(JOB, JobSettings(tap_ct=2))
+SECRET = bytes(range(32))
+SECURE = JobSettings(tap_ct=2, tunnel=TunnelKind.WIREGUARD, key_file="/etc/charliecloud/network.key")
 JOB_IDS = st.integers(1, (1 << 32) - 1)
 
 
@@ -117,13 +123,35 @@ def test_other_links_are_not_ours(link: str) -> None:
 
 def test_settings() -> None:
     assert parse_job_settings("") == JobSettings("all", 8, 299, 0, False)
+    assert parse_job_settings("").find_udp_port(17) == 299
     text = "JOBS=feature:vm\nTAPS=2\nPORT=4789\nMTU=9000\nREQUIRED=yes\nCHSLURM=/opt/chslurm/bin/chslurm\n"
     assert parse_job_settings(text) == JobSettings("feature:vm", 2, 4789, 9000, True)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["JOBS=some", "JOBS=partition:", "TAPS=0", "TAPS=253", "PORT=0", "MTU=60", "REQUIRED=1", "X=1", "JOBS=$(id)"],
+    [
+        "TUNNEL=some",
+        "TUNNEL=wireguard",
+        "KEY=key",
+        "KEY=/etc/../key",
+        "KEY=/etc/",
+        "NODES=hosts",
+        "PORTS=200",
+        "PORTS=0-9",
+        "PORTS=9-8",
+        "PORTS=1-65536",
+        "PORTS=1-2\u0663",
+        "JOBS=some",
+        "JOBS=partition:",
+        "TAPS=0",
+        "TAPS=253",
+        "PORT=0",
+        "MTU=60",
+        "REQUIRED=1",
+        "X=1",
+        "JOBS=$(id)",
+    ],
 )
 def test_bad_settings_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
@@ -174,6 +202,123 @@ def test_steps_of_a_network_without_filters(golden: Callable[[str, str], None]) 
 def test_steps(golden: Callable[[str, str], None]) -> None:
     removal = make_job_removal(NETWORK.names, ["chht1", "chhv", "chhb"])
     golden("job-network.txt", render_steps((*make_job_steps(NETWORK, ADDRESSES, 1500), *removal)))
+
+
+def test_steps_with_wireguard(golden: Callable[[str, str], None]) -> None:
+    """As --explain shows them: without any key. Neither is one in those that are done."""
+    network = make_job_network(JOB, SECURE)
+    golden("job-network-wireguard.txt", render_steps(make_job_steps(network, ADDRESSES, 1500, make_shown_keys(JOB))))
+    keys = derive_job_keys(SECRET, JOB)
+    text = render_steps(make_job_steps(network, ADDRESSES, 1500, keys.public))
+    assert keys.public[3] in text
+    assert keys.public[2] not in text  # its own
+    for known in (keys.private, SECRET):
+        assert known.hex() not in text
+        assert base64.b64encode(known).decode() not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "port"),
+    [
+        ("KEY=/a/b", TunnelKind.WIREGUARD, 217),
+        ("KEY=/a/b\nTUNNEL=wireguard\nPORTS=17-33", TunnelKind.WIREGUARD, 17),
+        ("KEY=/a/b\nTUNNEL=vxlan\nPORT=9", TunnelKind.VXLAN, 9),
+        ("TUNNEL=auto", TunnelKind.VXLAN, 299),
+    ],
+)
+def test_the_tunnel_follows_from_the_settings_alone(text: str, kind: TunnelKind, port: int) -> None:
+    settings = parse_job_settings(text)
+    assert (settings.tunnel, settings.find_udp_port(17)) == (kind, port)
+
+
+@given(JOB_IDS, st.integers(1, 98))
+def test_jobs_that_follow_each_other_have_other_ports(job_id: int, later: int) -> None:
+    assert 200 <= SECURE.find_udp_port(job_id) <= 298
+    assert SECURE.find_udp_port(job_id) != SECURE.find_udp_port(job_id + later)
+
+
+@given(st.binary(min_size=32, max_size=64), JOB_IDS, st.integers(2, 6))
+def test_nodes_of_a_job_agree_and_nobody_else_does(secret: bytes, job_id: int, node_ct: int) -> None:
+    def make(job_id: int, host: int, uid: str = "1001") -> SlurmJob:
+        changed = {
+            "SLURM_JOB_ID": str(job_id),
+            "SLURM_JOB_NODELIST": f"cn[1-{node_ct}]",
+            "SLURMD_NODENAME": f"cn{host}",
+        }
+        return parse_job({**ENVIRONMENT, **changed, "SLURM_JOB_UID": uid})
+
+    nodes = {host: derive_job_keys(secret, make(job_id, host)) for host in range(1, node_ct + 1)}
+    assert len({tuple(keys.public.items()) for keys in nodes.values()}) == 1
+    for host, keys in nodes.items():
+        private = X25519PrivateKey.from_private_bytes(keys.private)
+        assert private.public_key().public_bytes_raw() == base64.b64decode(keys.public[host])
+        for other, its in nodes.items():
+            theirs = X25519PublicKey.from_public_bytes(base64.b64decode(its.public[other]))
+            back = X25519PublicKey.from_public_bytes(base64.b64decode(keys.public[host]))
+            assert private.exchange(theirs) == X25519PrivateKey.from_private_bytes(its.private).exchange(back)
+    strangers = [
+        derive_job_keys(secret, make(job_id % 1000 + 1 if job_id % 1000 + 1 != job_id else 5000, 1)),
+        derive_job_keys(secret, make(job_id, 1, "1002")),
+        derive_job_keys(secret + b"x", make(job_id, 1)),
+    ]
+    for stranger in strangers:
+        assert not set(stranger.public.values()) & set(nodes[1].public.values())
+
+
+def test_a_secret_is_read() -> None:
+    text = base64.b64encode(SECRET).decode()
+    assert parse_secret(text + "\n", "key") == SECRET
+    long = bytes(range(256))
+    assert parse_secret(base64.b64encode(long).decode(), "key") == long
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "secret",
+        base64.b64encode(SECRET[:31]).decode(),
+        base64.b64encode(bytes(32)).decode(),
+        base64.b64encode(SECRET).decode() + "\n" + base64.b64encode(SECRET).decode(),
+        base64.b64encode(SECRET).decode() + "=",
+        base64.b64encode(SECRET).decode()[:-1] + "\u0661",
+        SECRET.hex()[:50],
+    ],
+)
+def test_what_is_no_secret_is_refused_and_not_told(text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_secret(text, "/etc/key")
+    assert "/etc/key" in str(refused.value)
+    assert not text or text not in str(refused.value)
+
+
+def test_addresses_of_nodes_that_the_site_wrote_down() -> None:
+    text = "# ours\n10.1.0.1 cn001 cn001-hs # first\n\n10.1.0.2\tcn002\n10.1.0.2 cn002\n10.1.0.2 alias\n"
+    known = parse_nodes(text, "nodes")
+    assert known == {"cn001": "10.1.0.1", "cn001-hs": "10.1.0.1", "cn002": "10.1.0.2", "alias": "10.1.0.2"}
+    assert pick_addresses(("cn002", "cn001"), known, "nodes") == ["10.1.0.2", "10.1.0.1"]
+    with pytest.raises(ChslurmError, match="can't find the address of cn003: not in nodes"):
+        pick_addresses(("cn002", "cn003"), known, "nodes")
+    with pytest.raises(ChslurmError, match="the same address"):
+        pick_addresses(("cn002", "alias"), known, "nodes")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "10.1.0.1",
+        "cn001 10.1.0.1",
+        "10.1.0 cn001",
+        "127.0.0.1 cn001",
+        "0.0.0.0 cn001",
+        "fe80::1 cn001",
+        "10.1.0.1 cn001;id",
+        "10.1.0.1 x\n10.1.0.2 x",
+    ],
+)
+def test_lines_that_are_no_nodes_are_refused(line: str) -> None:
+    with pytest.raises(UsageError, match="nodes line"):
+        parse_nodes(line, "nodes")
 
 
 def test_no_link_of_the_node_is_up_before_all_filters_are_loaded() -> None:
