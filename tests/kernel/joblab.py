@@ -22,6 +22,12 @@ import sys; sys.path.insert(0, {str(PACKAGE)!r})
 from chslurm.host.sitetaps import open_site_tap
 open_site_tap(sys.argv[1]); print("open")
 """
+PATIENT = """
+import runpy, sys
+from chslurm.host.jobfabric import Budget
+Budget.__init__.__defaults__ = (float(sys.argv.pop(1)),)
+runpy.run_module("chslurm.cli.prolog", run_name="__main__")
+"""
 PUMP = f"""
 import os, select, sys; sys.path.insert(0, {str(PACKAGE)!r})
 from chslurm.host.sitetaps import open_site_tap
@@ -40,8 +46,8 @@ while True:
 class SlurmNode:
     """One node, with settings, names of all nodes, and the scripts that slurm.conf names."""
 
-    def __init__(self, lab: Lab, number: int, settings: str, node_ct: int) -> None:
-        self.lab, self.number = lab, number
+    def __init__(self, lab: Lab, number: int, settings: str, node_ct: int, budget_s: float = 0.0) -> None:
+        self.lab, self.number, self.budget_s = lab, number, budget_s
         self.name = f"cn{number}"
         self.host: Namespace = lab.add_host(number)
         names = "\n".join(f"10.99.0.{other} cn{other}" for other in range(1, node_ct + 1))
@@ -59,6 +65,11 @@ class SlurmNode:
         python = (
             f'#!/bin/sh\nshift\nPYTHONPATH={PACKAGE} PYTHONPYCACHEPREFIX=/run/compiled exec {sys.executable} "$@"\n'
         )
+        if self.budget_s:  # in a guest under emulation all takes long
+            python = (
+                f"#!/bin/sh\nshift 3\nPYTHONPATH={PACKAGE} exec {sys.executable} -c '{PATIENT}' {self.budget_s}"
+                ' "$@"\n'
+            )
         self.host.sh(
             f"cd /run/bin; cat >python3 <<'END'\n{python}END\ncp {MISC}/slurm-prolog ."
             f"; cp {MISC}/slurm-prolog slurm-epilog; cp {MISC}/slurm-prolog-check ."
@@ -143,8 +154,8 @@ class _Ended:
         self.process.communicate()
 
 
-def add_nodes(lab: Lab, count: int, settings: str = "TAPS=3") -> list[SlurmNode]:
-    return [SlurmNode(lab, number, settings, count) for number in range(1, count + 1)]
+def add_nodes(lab: Lab, count: int, settings: str = "TAPS=3", budget_s: float = 0.0) -> list[SlurmNode]:
+    return [SlurmNode(lab, number, settings, count, budget_s) for number in range(1, count + 1)]
 
 
 __all__ = ["OTHER_USER", "USER", "SlurmNode", "add_nodes"]

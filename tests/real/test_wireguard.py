@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""WireGuard between two hosts, in one guest: Debian's kernel has it, this machine's perhaps not.
+"""WireGuard between two hosts, and between nodes of a job whose network root makes, in one guest.
+
+Debian's kernel has it, this machine's perhaps not.
 
 The guest gets the package, the tests and the programs that a host needs but a guest has not, as this machine has them
-(both are Debian 12), and runs `tests/kernel/test_wireguard.py`, whose hosts are namespaces there.
+(both are Debian 12), and runs `test_wireguard.py` and `test_wireguard_jobs.py` of `tests/kernel`, whose hosts are
+namespaces there.
 """
 
 from __future__ import annotations
@@ -40,8 +43,8 @@ chmod -R a+rX /tmp/run
 cd /tmp/run
 export PYTHONPATH=/tmp/run/packages
 modinfo -F description wireguard
-python3 -m pytest --import-mode=importlib -p no:cacheprovider --timeout=200 -v tests/kernel/test_wireguard.py \
-    -k 'wireguard] or another_key'  # the rest has been tried where the tests run that need no guest
+python3 -m pytest --import-mode=importlib -p no:cacheprovider --timeout=200 -v --durations=5 tests/kernel/test_wireguard.py \
+    tests/kernel/test_wireguard_jobs.py -k 'wireguard] or another_key_nothing or jobs_joined'  # the rest has been tried where the tests run that need no guest
 """
 
 
@@ -66,7 +69,7 @@ def test_hosts_joined_by_wireguard(box: Box) -> None:
     data.mkdir()
     pack_programs(data / "programs.tar")
     pack(data / "packages.tar", Path(sysconfig.get_path("platlib")), ".")
-    pack(data / "tests.tar", TESTS.parent, "pyproject.toml", "tests/kernel")
+    pack(data / "tests.tar", TESTS.parent, "pyproject.toml", "tests/kernel", "misc/slurm-prolog")
     user = pwd.getpwnam(box.user)
     for path in (data, *data.rglob("*")):
         os.chown(path, user.pw_uid, user.pw_gid)
@@ -76,4 +79,4 @@ def test_hosts_joined_by_wireguard(box: Box) -> None:
     output = (box.folder / "c" / "out" / "0_job.out").read_text()
     assert done.returncode == 0, output + done.stdout + done.stderr
     assert "skipped" not in output, output
-    assert re.search(r"^=+ 2 passed, 2 deselected in", output, re.M), output
+    assert re.search(r"^=+ 3 passed, 5 deselected in", output, re.M), output
