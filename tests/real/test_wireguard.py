@@ -43,8 +43,10 @@ chmod -R a+rX /tmp/run
 cd /tmp/run
 export PYTHONPATH=/tmp/run/packages
 modinfo -F description wireguard
-python3 -m pytest --import-mode=importlib -p no:cacheprovider --timeout=200 -v --durations=5 tests/kernel/test_wireguard.py \
-    tests/kernel/test_wireguard_jobs.py -k 'wireguard] or another_key_nothing or jobs_joined'  # the rest has been tried where the tests run that need no guest
+# the rest has been tried where the tests run that need no guest
+python3 -m pytest --import-mode=importlib -p no:cacheprovider --timeout=200 -v --durations=5 \
+    tests/kernel/test_wireguard.py tests/kernel/test_wireguard_jobs.py \
+    -k 'wireguard] or another_key_nothing or jobs_joined'
 """
 
 
