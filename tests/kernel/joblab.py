@@ -54,6 +54,7 @@ class SlurmNode:
         self.host.sh(
             "mount -t tmpfs -o mode=755 none /run; mkdir /run/netns /run/up /run/work /run/bin"
             "; mount -t overlay -o lowerdir=/etc,upperdir=/run/up,workdir=/run/work none /etc"
+            "; rm -f /etc/hosts /etc/nsswitch.conf"  # a guest has links there
             f"; printf '127.0.0.1 localhost\\n%s\\n' '{names}' >/etc/hosts; mkdir -p -m 755 /etc/charliecloud"
             f"; printf 'hosts: files\\n' >/etc/nsswitch.conf"
         )
@@ -75,6 +76,8 @@ class SlurmNode:
             f"; cp {MISC}/slurm-prolog slurm-epilog; cp {MISC}/slurm-prolog-check ."
             f"; printf '#!/bin/sh\\nexec /run/bin/python3 -I -c \"%s\" \"$@\"\\n' '{CHSLURM}' >chslurm; chmod 755 *"
         )
+        if self.budget_s:
+            self.host.sh("sed -i 's/kill-after=1 10 /kill-after=1 60 /' /run/bin/slurm-prolog /run/bin/slurm-epilog")
 
     def write_settings(self, text: str) -> None:
         self.host.sh(f"cat >/etc/charliecloud/network.conf <<'END'\n{text}\nEND")
