@@ -155,6 +155,8 @@ def _parse_open(text: str | None, jobs: str, name: str) -> str:
     if text == jobs:
         raise UsageError(f"{name}: OPEN {quote(text)}: JOBS names it, too", hint="a partition has filters, or none")
     return found[1]
+
+
 def _parse_tunnel(values: Mapping[str, str], name: str) -> TunnelKind:
     """Return the kind of tunnel, which follows from the settings alone, so that all nodes choose alike."""
     text, has_key = values.get("TUNNEL", "auto"), bool(values.get("KEY"))
