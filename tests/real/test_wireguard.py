@@ -71,7 +71,7 @@ def test_hosts_joined_by_wireguard(box: Box) -> None:
     data.mkdir()
     pack_programs(data / "programs.tar")
     pack(data / "packages.tar", Path(sysconfig.get_path("platlib")), ".")
-    pack(data / "tests.tar", TESTS.parent, "pyproject.toml", "tests/kernel", "misc/slurm-prolog")
+    pack(data / "tests.tar", TESTS.parent, "pyproject.toml", "tests/kernel", "misc/slurm-prolog", "misc/slurm-prolog-check")
     user = pwd.getpwnam(box.user)
     for path in (data, *data.rglob("*")):
         os.chown(path, user.pw_uid, user.pw_gid)
