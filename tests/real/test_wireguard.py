@@ -44,9 +44,15 @@ cd /tmp/run
 export PYTHONPATH=/tmp/run/packages
 modinfo -F description wireguard
 # the rest has been tried where the tests run that need no guest
-python3 -m pytest --import-mode=importlib -p no:cacheprovider --timeout=200 -v --durations=5 \
-    tests/kernel/test_wireguard.py tests/kernel/test_wireguard_jobs.py \
-    -k 'wireguard] or another_key_nothing or jobs_joined'
+try() { # FILE TESTS
+    python3 -m pytest --import-mode=importlib -p no:cacheprovider --timeout=200 -v "tests/kernel/$1" -k "$2"
+}
+status=0
+try test_wireguard.py 'wireguard] or another_key_nothing' >hosts.out &
+try test_wireguard_jobs.py jobs_joined || status=$?
+wait $! || status=$?
+cat hosts.out
+exit $status
 """
 
 
@@ -71,7 +77,8 @@ def test_hosts_joined_by_wireguard(box: Box) -> None:
     data.mkdir()
     pack_programs(data / "programs.tar")
     pack(data / "packages.tar", Path(sysconfig.get_path("platlib")), ".")
-    pack(data / "tests.tar", TESTS.parent, "pyproject.toml", "tests/kernel", "misc/slurm-prolog", "misc/slurm-prolog-check")
+    scripts = ("misc/slurm-prolog", "misc/slurm-prolog-check")
+    pack(data / "tests.tar", TESTS.parent, "pyproject.toml", "tests/kernel", *scripts)
     user = pwd.getpwnam(box.user)
     for path in (data, *data.rglob("*")):
         os.chown(path, user.pw_uid, user.pw_gid)
@@ -81,4 +88,5 @@ def test_hosts_joined_by_wireguard(box: Box) -> None:
     output = (box.folder / "c" / "out" / "0_job.out").read_text()
     assert done.returncode == 0, output + done.stdout + done.stderr
     assert "skipped" not in output, output
-    assert re.search(r"^=+ 3 passed, 6 deselected in", output, re.M), output
+    for counts in ("2 passed, 2 deselected", "1 passed, 4 deselected"):
+        assert re.search(rf"^=+ {counts} in", output, re.M), output
