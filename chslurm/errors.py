@@ -3,6 +3,7 @@
 
     ChslurmError            70  machinery failed: the tool or a node could not do its part
     ├── UsageError          64  bad input; nothing was started
+    ├── DeviceError         70  this node can't have a device, which is no fault of it
     └── ProcessError        70  a program we started failed; carries its command line and last words
 
 Library code raises; only `chslurm.cli` prints and exits. A message is one line that names the object, the cause and,
@@ -45,6 +46,10 @@ class UsageError(ChslurmError):
     """Bad option, size, path, image or environment variable, found before anything was started."""
 
     exit_code = ExitCode.USAGE
+
+
+class DeviceError(ChslurmError):
+    """This node can't have a device that was asked for; that is no fault of the node."""
 
 
 class ProcessError(ChslurmError):

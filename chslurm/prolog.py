@@ -10,24 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
-from chslurm.errors import ChslurmError, UsageError
-from chslurm.host.jobdevice import DeviceError
+from chslurm.errors import ChslurmError, DeviceError, UsageError
 from chslurm.host.jobfabric import Budget, check_root, find_jobs, start_job_network, stop_job_network
 from chslurm.host.peers import find_addresses, find_path_mtu
 from chslurm.host.rootfiles import forget_environment, read_root_file
 from chslurm.jobnet import JobNames, JobNetwork, make_job_network, make_job_removal, make_job_steps
-from chslurm.jobtunnel import (
-    MOST_NODES_FILE_BYTES,
-    derive_job_keys,
-    make_shown_keys,
-    parse_nodes,
-    parse_secret,
-    pick_addresses,
-)
 from chslurm.kinds import TunnelKind
 from chslurm.network import render_steps
 from chslurm.slurmjob import JobSettings, SlurmJob, is_chosen, parse_job, parse_job_id, parse_job_settings
+
+if TYPE_CHECKING:
+    from chslurm.wireguard import HostKeys
 
 Say = Callable[[str], None]
 
@@ -44,7 +39,7 @@ def run_prolog(environment: Mapping[str, str], settings_file: PurePath, say: Say
     if not is_chosen(settings, job):
         return
     check_root()
-    secret, known = _read_secret(job, settings), _read_nodes(job, settings)
+    keys, known = _make_keys(job, settings), _read_nodes(job, settings)
     try:
         network = make_job_network(job, settings)
         addresses, path_mtu = _look(network, known, budget)
@@ -55,7 +50,7 @@ def run_prolog(environment: Mapping[str, str], settings_file: PurePath, say: Say
         say(f"job {job.id} gets no network: {error}")
         return
     try:
-        start_job_network(network, addresses, path_mtu, budget, derive_job_keys(secret, job) if secret else None)
+        start_job_network(network, addresses, path_mtu, budget, keys)
     except DeviceError as error:
         if settings.required:
             raise
@@ -83,7 +78,11 @@ def explain_prolog(environment: Mapping[str, str], settings_file: PurePath, *, e
         return f"nothing: job {job.id} is not among those with JOBS={settings.jobs}\n"
     network = make_job_network(job, settings)
     where = _look(network, _read_nodes(job, settings), Budget())
-    return render_steps(make_job_steps(network, *where, make_shown_keys(job) if network.is_secure else None))
+    if not network.is_secure:
+        return render_steps(make_job_steps(network, *where))
+    from chslurm.jobtunnel import make_shown_keys
+
+    return render_steps(make_job_steps(network, *where, make_shown_keys(job)))
 
 
 def read_job_settings(settings_file: PurePath) -> JobSettings | None:
@@ -96,17 +95,22 @@ def read_job_settings(settings_file: PurePath) -> JobSettings | None:
         raise
 
 
-def _read_secret(job: SlurmJob, settings: JobSettings) -> bytes:
-    """Return the site's secret if the job needs keys. Raises UsageError, as for bad settings."""
+def _make_keys(job: SlurmJob, settings: JobSettings) -> HostKeys | None:
+    """Return the keys of this node if the job needs any. Raises UsageError, as for bad settings."""
     if settings.tunnel is not TunnelKind.WIREGUARD or len(job.nodes) == 1:
-        return b""
-    return parse_secret(read_root_file(PurePath(settings.key_file), secret=True), settings.key_file)
+        return None
+    from chslurm.jobtunnel import derive_job_keys, parse_secret
+
+    secret = parse_secret(read_root_file(PurePath(settings.key_file), secret=True), settings.key_file)
+    return derive_job_keys(secret, job)
 
 
 def _read_nodes(job: SlurmJob, settings: JobSettings) -> dict[str, str]:
     """Return the addresses that the site has written down. Raises UsageError."""
     if not settings.nodes_file or len(job.nodes) == 1:
         return {}
+    from chslurm.jobtunnel import MOST_NODES_FILE_BYTES, parse_nodes
+
     text = read_root_file(PurePath(settings.nodes_file), MOST_NODES_FILE_BYTES)
     return parse_nodes(text, settings.nodes_file)
 
@@ -117,6 +121,8 @@ def _look(network: JobNetwork, known: Mapping[str, str], budget: Budget) -> tupl
     if len(job.nodes) == 1:
         return [], 0
     if network.settings.nodes_file:
+        from chslurm.jobtunnel import pick_addresses
+
         addresses = pick_addresses(job.nodes, known, network.settings.nodes_file)
     else:
         addresses = find_addresses(job.nodes, job.node, budget.left_s())

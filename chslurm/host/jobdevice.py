@@ -6,15 +6,11 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from chslurm.errors import ChslurmError
+from chslurm.errors import DeviceError
 from chslurm.host.genetlink import has_family, send_commands
 from chslurm.wgdevice import FAMILY, FAMILY_VERSION, SET_DEVICE, encode_device
 
 _FIRST_OPEN_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-
-
-class DeviceError(ChslurmError):
-    """This node can't have the device; that is no fault of the node."""
 
 
 def check_device(udp_port: int) -> None:

@@ -15,16 +15,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from chslurm.errors import ChslurmError
-from chslurm.host.jobdevice import DeviceError, check_device, is_taken, set_up_device
+from chslurm.errors import ChslurmError, DeviceError
 from chslurm.host.linkgroups import delete_group, delete_link, find_group
 from chslurm.host.process import run
 from chslurm.host.rootfiles import lock_state, make_state_folder, remove_state
 from chslurm.host.sysctls import write_sysctls
 from chslurm.jobnet import JobNames, JobNetwork, make_job_removal, make_job_steps
 from chslurm.network import GUESTS_NETNS, Place, Step, Tool
-from chslurm.wireguard import HostKeys
+
+if TYPE_CHECKING:
+    from chslurm.wireguard import HostKeys
 
 JOBS_FOLDER = Path("/run/chslurm-jobs")
 
@@ -65,6 +67,8 @@ def start_job_network(
     with _hold(names.job_id) as folder:
         _remove(names, budget)
         if keys:  # once our own device of an earlier start is gone
+            from chslurm.host.jobdevice import check_device
+
             remove_state(folder, _STATE)
             check_device(network.udp_port)
         (folder / _STATE).write_text(f"{network.job.uid}\n")  # that it is there is what counts
@@ -77,8 +81,11 @@ def start_job_network(
                 remove_state(folder, _STATE)
             except ChslurmError as second:
                 raise ChslurmError(f"{error}; nor can all be removed: {second}") from error
-            if keys and isinstance(error, ChslurmError) and is_taken(network.udp_port):  # since we looked
-                raise DeviceError(f"UDP port {network.udp_port} was taken on this node: {error}") from error
+            if keys and isinstance(error, ChslurmError):
+                from chslurm.host.jobdevice import is_taken
+
+                if is_taken(network.udp_port):  # since we looked
+                    raise DeviceError(f"UDP port {network.udp_port} was taken on this node: {error}") from error
             raise
 
 
@@ -145,6 +152,8 @@ def _do(step: Step, names: JobNames, timeout_s: float, private_key: bytes = b"")
         if step.place is Place.GUESTS:
             with _inside(names):
                 if step.tool is Tool.WG:
+                    from chslurm.host.jobdevice import set_up_device
+
                     set_up_device(text, private_key)
                 else:
                     _do_here(step.tool, text, timeout_s)

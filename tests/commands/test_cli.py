@@ -149,6 +149,15 @@ def test_subcommands_have_help(invoke: Command) -> None:
     assert "--suite" in invoke(chslurm, "image", "build", "--help", name="chslurm")[1]
 
 
+def test_prolog_imports_nothing_that_takes_time() -> None:
+    """A job's start waits for it; what WireGuard and jobs that are over take is loaded when there are any."""
+    code = "import sys, chslurm.cli.prolog, chslurm.prolog; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
+    assert not {"asyncio", "chslurm.plan", "click", "cryptography", "hashlib", "json", "msgspec", "rich"} & set(
+        done.stdout.split()
+    )
+
+
 def test_help_imports_nothing_that_takes_time() -> None:
     code = "import sys, chslurm.cli.chrun; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
