@@ -113,6 +113,8 @@ def check(
     else:
         from chslurm.tapcheck import check_taps
 
+        if any((guests, jobdir, second_user, boot_timeout, without)) or (network, tunnel) != ("auto", "auto"):
+            raise UsageError("--taps boots nothing", hint="only --short, --json and --control-for go with it")
         report = check_taps(os.environ, short=short, control_for=control_for)
     if as_json:
         click.echo(report_to_json(report).decode(), nl=False)

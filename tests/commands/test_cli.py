@@ -149,6 +149,12 @@ def test_subcommands_have_help(invoke: Command) -> None:
     assert "--suite" in invoke(chslurm, "image", "build", "--help", name="chslurm")[1]
 
 
+@pytest.mark.parametrize("words", ["-n 2", "--jobdir c", "--tunnel vxlan", "--second-user nobody"])
+def test_what_takes_guests_is_refused_where_none_boot(invoke: Command, words: str) -> None:
+    status, _, told = invoke(chslurm, "net", "check", "--taps", *words.split(), name="chslurm")
+    assert (status, "--taps boots nothing; only" in told) == (64, True)
+
+
 def test_prolog_imports_nothing_that_takes_time() -> None:
     """A job's start waits for it; what WireGuard and jobs that are over take is loaded when there are any."""
     code = "import sys, chslurm.cli.prolog, chslurm.prolog; print(*sys.modules)"
