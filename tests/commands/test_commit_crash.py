@@ -80,7 +80,7 @@ class Rig:
 
 
 @pytest.mark.timeout(60 + 4 * KILLS)
-@pytest.mark.parametrize("image_format", ["qcow2", "raw"])
+@pytest.mark.parametrize("image_format", ["qcow2", pytest.param("raw", marks=pytest.mark.long)])
 def test_killed_commits(
     tmp_path: Path, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, image_format: str
 ) -> None:

@@ -19,7 +19,7 @@ from realbox import Box, Job, wait_for
 
 pytestmark = pytest.mark.real
 
-BIG_MIB = 30
+BIG_MIB = 10
 PROMPT = r"chgu\d.*\$ "
 """What is typed before it is there may be read by another program, or be thrown away after a Ctrl-C."""
 
@@ -210,6 +210,7 @@ def test_curses_on_a_workstation(box: Box) -> None:
     assert screen.end() == 0
 
 
+@pytest.mark.long
 def test_curses_with_the_launcher_on_the_first_node(box: Box) -> None:
     """As where salloc leads to a node: the launcher is a task of a step with a terminal, guests run on two nodes."""
     command = ["salloc", "-N2", "srun", "-N1", "-n1", "--overlap", "--pty", "--mem=0"]
@@ -225,6 +226,7 @@ def test_curses_with_the_launcher_on_the_first_node(box: Box) -> None:
     assert (summary["cause"], summary["exit_status"]) == ("shutdown", 0)
 
 
+@pytest.mark.long
 def test_hang_up_of_curses_ends_the_cluster(box: Box) -> None:
     command = ["vcluster", "-n1", "--cores=1", "--ram=512M", "--curses", "--jobdir=c", box.image]
     screen = Screen(box, *command)

@@ -295,7 +295,7 @@ def test_odd_and_deep_directories_reach_the_guests_as_they_are(empty_box: Box) -
     subprocess.run(["chown", "-R", "--reference", str(box.folder), *map(str, box.folder.iterdir())], check=True)
     dirs = [word for name in ODD_NAMES for word in ("--dir", f"./{name}")]
     chrun = ["chrun", "--jobbase", str(base), "--job", script, *dirs, box.image]
-    done = box("env", "-C", str(here), "salloc", "-N2", *chrun)
+    done = box("env", "-C", str(here), "salloc", "-N1", *chrun)
     assert done.returncode == 0, done.stdout + done.stderr
     (job_dir,) = base.iterdir()
     assert len(str(base)) > 250

@@ -106,6 +106,7 @@ def check_refused_when_changed_meanwhile(box: Box, image: Path) -> None:
     assert summary["guests"][0]["clean"]
 
 
+@pytest.mark.long
 def test_who_works_in_the_guest_shuts_it_down_and_has_it_committed(box: Box, image: Path) -> None:
     """As the tutorial tells: no job, a look around, `sudo shutdown -h now`."""
     was = identity(image)

@@ -66,7 +66,7 @@ def test_qemu_is_confined(box: Box) -> None:
     ("number", "words", "moment"),
     [
         (signal.SIGKILL, "QEMU ended: killed by SIGKILL", "job_started"),
-        (signal.SIGINT, "QEMU was ended by a signal", "guest_stage"),
+        pytest.param(signal.SIGINT, "QEMU was ended by a signal", "guest_stage", marks=pytest.mark.long),
     ],
 )
 def test_killed_qemu_is_told(box: Box, number: signal.Signals, words: str, moment: str) -> None:
@@ -89,19 +89,23 @@ def test_guest_that_goes_away_by_itself_is_told(box: Box, blow: str, words: str)
     check_failed(job, 70, "guest 0 on cn001", words)
 
 
+@pytest.mark.long
 def test_guest_that_leaves_the_others_alone_is_told(box: Box) -> None:
     job = start_job(box, "#!/bin/bash\n[ $CH_GUEST_ID = 0 ] || sudo poweroff -f\nsleep 1000\n")
     check_failed(job, 70, "guest 1 on cn002", "shut down")
 
 
 def test_hung_guest_is_told_with_the_stage_it_reached(box: Box) -> None:
-    job = start_job(box, SLEEP, "--boot-timeout=15")
-    pid = qemu_of(job, 1)
+    job = start_job(box, SLEEP, "--boot-timeout=15", nodes=1)
+    pid = qemu_of(job, 0)
     os.kill(pid, signal.SIGSTOP)
-    check_failed(job, 70, "guest 1 on cn002", "see out/1_console.out")
+    check_failed(job, 70, "guest 0 on cn001", "see out/0_console.out")
 
 
-@pytest.mark.parametrize(("number", "moment"), [(signal.SIGKILL, "guest_stage"), (signal.SIGTERM, "job_started")])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [pytest.param(signal.SIGKILL, "guest_stage", marks=pytest.mark.long), (signal.SIGTERM, "job_started")],
+)
 def test_killed_node_task_is_told(box: Box, number: signal.Signals, moment: str) -> None:
     job = start_job(box)
     qemu = qemu_of(job, 1)
@@ -156,11 +160,12 @@ def test_slurms_time_limit_is_told(box: Box) -> None:
     check_outside(box, head, 124, "SLURM's time limit has passed")
 
 
+@pytest.mark.long
 def test_own_time_limit_is_told(box: Box) -> None:
     check_failed(start_job(box, SLEEP, "--time-limit=0:00:15", nodes=1), 124, "the time limit of 15 s has passed")
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_interrupt_ends_the_cluster(box: Box, times: int) -> None:
     script = box.write("job.sh", SLEEP)
     head = box.start("vcluster", "-n1", "--cores=1", "--ram=512M", "--jobdir=c", "--job", script, box.image)
@@ -184,6 +189,7 @@ def test_hang_up_ends_the_cluster(box: Box) -> None:
     assert head.returncode == 143, output
 
 
+GRACE_S = 5
 MOMENTS = {
     "head": "node_up",
     "fabric": "fabric_ready",
@@ -193,7 +199,7 @@ MOMENTS = {
 }
 
 
-@pytest.fixture(scope="module", params=[30, 5])
+@pytest.fixture(scope="module")
 def kill_wait(request: pytest.FixtureRequest, box_program: str) -> Iterator[int]:
     """A box whose SLURM has this KillWait."""
     subprocess.run([box_program, "up", "--kill-wait", str(request.param)], check=True, capture_output=True)
@@ -201,9 +207,16 @@ def kill_wait(request: pytest.FixtureRequest, box_program: str) -> Iterator[int]
     subprocess.run([box_program, "up"], check=True, capture_output=True)
 
 
+CANCELS = [(5, moment) for moment in MOMENTS] + [
+    (30, "job"),
+    *(pytest.param(30, moment, marks=pytest.mark.long) for moment in MOMENTS if moment != "job"),
+]
+
+
 @pytest.mark.alone
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(("kill_wait", "moment"), CANCELS, indirect=["kill_wait"])
 def test_scancel_at_any_moment_leaves_nothing(box: Box, kill_wait: int, moment: str) -> None:
+    """Gone when SLURM would kill what is left; a machine that does other things too has some seconds more."""
     script = "#!/bin/bash\nsleep 1\n" if moment == "shutdown" else SAVE
     data = box.folder / "data"
     data.mkdir()
@@ -214,8 +227,8 @@ def test_scancel_at_any_moment_leaves_nothing(box: Box, kill_wait: int, moment: 
         wait_for(lambda: len(list(data.iterdir())) == 2, 60, lambda: f"the scripts did not come so far: {job.output}")
     assert box("scancel", job.id).returncode == 0
     began_s = time.monotonic()
-    wait_for(lambda: job.record()["JobState"] == "CANCELLED", 10, lambda: str(job.record()))
-    wait_for(lambda: not box.residue(), kill_wait + 3 - (time.monotonic() - began_s), box.residue)
+    wait_for(lambda: job.record()["JobState"] == "CANCELLED", kill_wait + GRACE_S, lambda: str(job.record()))
+    wait_for(lambda: not box.residue(), kill_wait + GRACE_S - (time.monotonic() - began_s), box.residue)
     if moment == "job":
         assert "cancelled" in job.output
     if (moment, kill_wait) == ("job", 30):  # time for an end in order, with what the script has to save

@@ -111,11 +111,11 @@ def prepare(box: Box) -> str:
 
 
 @contextmanager
-def start_job(box: Box, name: str, guests: int, mem_mib: int, targets: Sequence[str]) -> Iterator[Job]:
-    """A cluster on the first two nodes, of which others get their share."""
+def start_job(box: Box, name: str, nodes: int, guests: int, targets: Sequence[str]) -> Iterator[Job]:
+    """A cluster on the first nodes, of which others get their share."""
     chrun = ["chrun", "--jobdir", "c", "-n", str(guests), "--job", prepare(box), "--dir", "data", box.image]
-    options = ("--nodelist=cn001,cn002", "--cpus-per-task=1", f"--mem={mem_mib}M")
-    job = box.sbatch(*chrun, "--", name, *targets, nodes=2, options=options)
+    options = (f"--nodelist=cn[001-{nodes:03}]", "--cpus-per-task=1", f"--mem={1300 if guests == nodes else 1900}M")
+    job = box.sbatch(*chrun, "--", name, *targets, nodes=nodes, options=options)
     try:
         yield job
     finally:
@@ -135,16 +135,20 @@ def read_found(box: Box) -> Found:
     return found
 
 
-def test_two_clusters_on_the_same_nodes_do_not_see_each_other(box: Box, other: Box) -> None:
-    own, theirs = ("172.22.1.1", "172.22.2.1"), ("172.22.1.1", "172.22.1.2", "172.22.2.1")
-    targets = (*own, *OTHERS, *GATEWAYS, *CARRIER, *NODES, *LOGIN, OUTSIDE)
+@pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_two_clusters_on_the_same_nodes_do_not_see_each_other(box: Box, other: Box, nodes: int) -> None:
+    """A guest of A on every node; of B too, and one more on the first."""
+    own = ("172.22.1.1", "172.22.2.1")[:nodes]
+    theirs = ("172.22.1.1", "172.22.1.2", "172.22.2.1")[: nodes + 1]
+    gateways = GATEWAYS[:nodes]
+    targets = (*own, *OTHERS, *gateways, *CARRIER, *NODES, *LOGIN, OUTSIDE)
     with (
         start_services(box, "cn001", "cn002", "login", "out"),
-        start_job(box, "A", 2, 1300, targets) as a,
-        start_job(other, "B", 3, 1900, theirs) as b,
+        start_job(box, "A", nodes, nodes, targets) as a,
+        start_job(other, "B", nodes, nodes + 1, theirs) as b,
     ):
-        for job, guests in ((a, 2), (b, 3)):
-            for guest in range(guests):
+        for job, guest_ct in ((a, nodes), (b, nodes + 1)):
+            for guest in range(guest_ct):
                 job.wait_event("job_started", guest)
         for job in (a, b):
             job.box.write("data/go", "")
@@ -153,36 +157,36 @@ def test_two_clusters_on_the_same_nodes_do_not_see_each_other(box: Box, other: B
             job.box.write("data/end", "")
         records = [job.wait() for job in (a, b)]
     assert [record["ExitCode"] for record in records] == ["0:0", "0:0"], a.output + b.output
-    assert [record["NodeList"] for record in records] == ["cn[001-002]"] * 2
+    assert [record["NodeList"] for record in records] == [("cn001", "cn[001-002]")[nodes - 1]] * 2
 
     # A reaches A, and hosts of its own answer pings. Everybody else is silent.
     silence = {f"{address}:{port}": "refused" for address in own for port in PORTS if port != 22}
     assert found_a["tcp"] == {**silence, **{f"{address}:22": "open" for address in own}}
-    assert sorted(found_a["ping"]) == sorted([*own, *GATEWAYS])
+    assert sorted(found_a["ping"]) == sorted([*own, *gateways])
 
     # What A did not find was there: B's guest at 172.22.1.2, and its ssh.
     assert "172.22.1.2" in found_b["ping"]
     assert found_b["tcp"]["172.22.1.2:22"] == "open"
 
     # The same addresses, other machines: ssh leads to the own guest, whose key no guest of B has.
-    assert read(box, "names").splitlines() == ["172.22.1.1 A 0", "172.22.2.1 A 1"]
-    assert read(other, "names").splitlines() == ["172.22.1.1 B 0", "172.22.1.2 B 1", "172.22.2.1 B 2"]
+    assert read(box, "names").splitlines() == [f"{address} A {guest}" for guest, address in enumerate(own)]
+    assert read(other, "names").splitlines() == [f"{address} B {guest}" for guest, address in enumerate(theirs)]
     keys = [line.split()[2] for job in (a, b) for line in read(job.box, "keys").splitlines()]
-    assert (len(keys), len(set(keys))) == (5, 5)
+    assert (len(keys), len(set(keys))) == (2 * nodes + 1, 2 * nodes + 1)
 
 
 def test_workstation_guests_reach_the_outside_but_not_the_hosts_loopback(box: Box) -> None:
-    own = ("172.22.1.1", "172.22.1.2")
-    targets = (*own, "172.22.1.254", *CARRIER, *LOGIN, OUTSIDE)
+    own = "172.22.1.1"
+    targets = (own, "172.22.1.254", *CARRIER, *LOGIN, OUTSIDE)
     job = ["--job", prepare(box), "--dir", "data", box.image, "--", "W", *targets]
     for name in ("go", "end"):
         box.write(f"data/{name}", "")
     with start_services(box, "login", "out"):
-        done = box("vcluster", "-n2", "--cores=1", "--ram=512M", "--jobdir=c", *job)
+        done = box("vcluster", "-n1", "--cores=1", "--ram=512M", "--jobdir=c", *job)
     assert done.returncode == 0, done.stdout + done.stderr
     found = read_found(box)
     outside = (*LOGIN, OUTSIDE)  # the machine's own addresses are outside, too
     doors = {door for door, answer in found["tcp"].items() if answer == "open"}
-    assert {f"{OUTSIDE}:{OPEN}", f"{own[0]}:22", f"{own[1]}:22", "172.22.1.254:53"} <= doors
+    assert {f"{OUTSIDE}:{OPEN}", f"{own}:22", "172.22.1.254:53"} <= doors
     assert not {door for door in doors if door.endswith(f":{LOOPBACK}")}
-    assert sorted(found["ping"]) == sorted([*own, "172.22.1.254", *outside])
+    assert sorted(found["ping"]) == sorted([own, "172.22.1.254", *outside])

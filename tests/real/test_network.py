@@ -57,8 +57,8 @@ def set_mtu(mtu: int, switch_mtu: int) -> None:
 @pytest.mark.parametrize(
     ("mtu", "switch_mtu"),
     [
-        pytest.param(1500, 1500, id="1500"),
-        pytest.param(9000, 9000, id="9000"),
+        pytest.param(1500, 1500, id="1500", marks=pytest.mark.long),
+        pytest.param(9000, 9000, id="9000", marks=pytest.mark.long),
         pytest.param(1500, 1400, id="1500 that silently is 1400"),
     ],
 )
