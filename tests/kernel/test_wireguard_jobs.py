@@ -135,17 +135,7 @@ def test_jobs_joined_by_wireguard(lab: Lab) -> None:
     """One pair of nodes for all of it: it takes long to start inside a guest."""
     nodes = add_joined(lab)
     before = [node.snapshot() for node in nodes]
-    # with another secret of node 2, as another job, or a stranger, would have it, nothing passes
-    write_key(nodes[1], OTHER_SECRET)
-    for node in nodes:
-        begin(node)
-    (here,), (there,) = (node.boot(JOB, 2, host, [1]) for host, node in enumerate(nodes, start=1))
-    assert not arrives(there, lambda: here.pings(there.ip))
-    assert not arrives(here, lambda: there.pings(here.ip))
-    # with the same it does
-    write_key(nodes[1])
-    begin(nodes[1])
-    (there,) = nodes[1].boot(JOB, 2, 2, [1])
+    here, there = boot_two(nodes)
     for guest in (here, there):
         guest.set_mtu(1440)
     assert there.pings(here.ip, 1440)
@@ -156,6 +146,24 @@ def test_jobs_joined_by_wireguard(lab: Lab) -> None:
     a_port_that_is_taken_is_told(nodes[0])
     for node, was in zip(nodes, before, strict=True):
         end(node, was)
+
+
+@needs_wireguard
+def test_with_another_secret_nothing_passes(lab: Lab) -> None:
+    """As another job, or a stranger, would have it."""
+    nodes = add_joined(lab)
+    write_key(nodes[1], OTHER_SECRET)
+    here, there = boot_two(nodes)
+    assert not arrives(there, lambda: here.pings(there.ip))
+    assert not arrives(here, lambda: there.pings(here.ip))
+
+
+def boot_two(nodes: list[SlurmNode]) -> tuple[Guest, Guest]:
+    """The job's network on both nodes, and a guest on each."""
+    for node in nodes:
+        begin(node)
+    (here,), (there,) = (node.boot(JOB, 2, host, [1]) for host, node in enumerate(nodes, start=1))
+    return here, there
 
 
 def nobody_else_gets_in(lab: Lab, nodes: list[SlurmNode], here: Guest, there: Guest) -> None:

@@ -32,7 +32,7 @@ NOT_NEEDED = (
 RUN = """#!/bin/bash
 exec 2>&1
 set -e
-[ "$(id -u)" = 0 ] || exec sudo "$0"
+[ "$(id -u)" = 0 ] || exec sudo "$0" "$@"
 tar -C / -xf /ch/data1/programs.tar
 ldconfig
 modprobe tun
@@ -48,8 +48,8 @@ try() { # FILE TESTS
     python3 -m pytest --import-mode=importlib -p no:cacheprovider --timeout=200 -v "tests/kernel/$1" -k "$2"
 }
 status=0
-try test_wireguard.py 'wireguard]' >hosts.out &
-try test_wireguard_jobs.py jobs_joined || status=$?
+try test_wireguard.py "$1" >hosts.out &
+try test_wireguard_jobs.py "$2" || status=$?
 wait $! || status=$?
 cat hosts.out
 exit $status
@@ -72,7 +72,10 @@ def pack(archive: Path, folder: Path, *names: str) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_hosts_joined_by_wireguard(box: Box) -> None:
+@pytest.mark.parametrize(
+    "tests", [("wireguard]", "jobs_joined"), pytest.param(("another_key", "another_secret"), marks=pytest.mark.long)]
+)
+def test_hosts_joined_by_wireguard(box: Box, tests: tuple[str, str]) -> None:
     data = box.folder / "data"
     data.mkdir()
     pack_programs(data / "programs.tar")
@@ -83,10 +86,20 @@ def test_hosts_joined_by_wireguard(box: Box) -> None:
     for path in (data, *data.rglob("*")):
         os.chown(path, user.pw_uid, user.pw_gid)
     script = box.write("job.sh", RUN)
-    command = ["vcluster", "-n1", "--ram=1G", "--cores=2", "--jobdir=c", "--dir=data", f"--job={script}", box.image]
-    done = box(*command, timeout_s=880)
+    command = [
+        "vcluster",
+        "-n1",
+        "--ram=1G",
+        "--cores=2",
+        "--jobdir=c",
+        "--dir=data",
+        f"--job={script}",
+        box.image,
+        "--",
+    ]
+    done = box(*command, *tests, timeout_s=880)
     output = (box.folder / "c" / "out" / "0_job.out").read_text()
     assert done.returncode == 0, output + done.stdout + done.stderr
     assert "skipped" not in output, output
-    for counts in ("1 passed, 3 deselected", "1 passed, 4 deselected"):
+    for counts in ("1 passed, 3 deselected", "1 passed, 5 deselected"):
         assert re.search(rf"^=+ {counts} in", output, re.M), output
