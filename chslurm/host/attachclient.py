@@ -24,7 +24,7 @@ from pathlib import PurePath
 from chslurm.errors import ChslurmError
 from chslurm.host.attachpoint import make_attach_name, read_peer_uid
 from chslurm.host.keys import read_cluster_keys
-from chslurm.host.process import spawn
+from chslurm.host.process import make_own_argv, spawn
 from chslurm.host.slurm import make_attach_argv
 from chslurm.jobdir import JobDir
 from chslurm.messages import ATTACH_MAX_BYTES, AttachReply, AttachRequest, decode_attach_reply, encode
@@ -126,7 +126,7 @@ def _copy(source: int, target: int) -> None:
 
 @contextmanager
 def _start_step(plan: Plan, host: Host) -> Iterator[Channel]:
-    task = [sys.executable, "-P", "-m", "chslurm.cli.main", "relay", "--cluster", plan.job_dir, str(host.number)]
+    task = make_own_argv("chslurm.cli.main", "relay", "--cluster", plan.job_dir, str(host.number))
     pipe = subprocess.PIPE
     with open(os.memfd_create("srun"), "w+b") as words:
         # TERM and not KILL: an srun that is killed leaves its task behind.

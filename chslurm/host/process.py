@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -147,6 +148,14 @@ def replace_process(argv: Argv) -> NoReturn:
         os.execvp(words[0], words)
     except OSError as error:
         raise _cannot_start(words, error) from error
+
+
+def make_own_argv(module: str, *words: str) -> list[str]:
+    """Return the command that runs a module of this very installation, here or on another node, whatever is upgraded.
+
+    Nothing is imported from the current directory; and from where PYTHONPATH says only if we were, too.
+    """
+    return [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", module, *words]
 
 
 def describe_exit(status: int) -> str:

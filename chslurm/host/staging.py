@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
@@ -23,6 +22,7 @@ from chslurm.errors import ChslurmError, UsageError
 from chslurm.host.files import clear_folder, find_data, make_folder, write_file
 from chslurm.host.keys import render_key_files
 from chslurm.host.lock import check_unlocked, hold_lock, renew_lease
+from chslurm.host.process import make_own_argv
 from chslurm.jobdir import META_FILES, JobDir, find_guest_of_output, is_run_file, is_run_folder
 from chslurm.meta import make_meta_files
 from chslurm.plan import Plan, plan_to_json
@@ -138,7 +138,7 @@ def _fill(job_dir: JobDir, plan: Plan) -> Plan:
     make_folder(keys, 0o700)
     for name, text in render_key_files(make_cluster_keys(plan.cluster_id)).items():
         write_file(keys / name, text.encode())
-    proxy = [sys.executable, "-P", "-m", "chslurm.cli.main", "connect", "--cluster", plan.job_dir]
+    proxy = make_own_argv("chslurm.cli.main", "connect", "--cluster", plan.job_dir)
     write_file(job_dir.ssh_config, render_ssh_config(plan, proxy).encode())
     _copy_boot_scripts(job_dir.opt(plan.cluster_id))
     if plan.job.script is not None:

@@ -11,7 +11,6 @@ import queue
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from pathlib import PurePath
 from typing import BinaryIO
 
 from chslurm.host.files import open_append
-from chslurm.host.process import describe_exit, spawn
+from chslurm.host.process import describe_exit, make_own_argv, spawn
 from chslurm.host.slurm import make_srun_argv
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind, decode_event, encode
@@ -44,7 +43,7 @@ def make_step_argv(plan: Plan, digest: str, environment: Mapping[str, str], taps
 
     `taps` are descriptors that it inherits, of all guests in order, when guests are in a network of root's.
     """
-    task = [sys.executable, "-P", "-m", "chslurm.cli.oneguest", "--plan", str(JobDir(PurePath(plan.job_dir)).plan)]
+    task = make_own_argv("chslurm.cli.oneguest", "--plan", str(JobDir(PurePath(plan.job_dir)).plan))
     task += ["--cluster-id", plan.cluster_id, "--digest", digest]
     if plan.mode is Mode.CLUSTER:
         return make_srun_argv(plan, task, environment)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from chslurm.errors import UsageError
-from chslurm.host.process import spawn
+from chslurm.host.process import make_own_argv, spawn
 from chslurm.meta import make_guest_name
 from chslurm.request import Console
 
@@ -69,7 +69,7 @@ def check_console(console: Console) -> None:
 
 
 def _console_argv(job_dir: str, guest: int) -> list[str]:
-    return [sys.executable, "-P", "-m", "chslurm.cli.main", "console", "--cluster", job_dir, str(guest)]
+    return make_own_argv("chslurm.cli.main", "console", "--cluster", job_dir, str(guest))
 
 
 class _Nobody:
