@@ -19,6 +19,7 @@ _COMMANDS = {
     "image": ("chslurm.cli.image", "image", "Make, look at, change and check images."),
     "logs": ("chslurm.cli.look", "logs", "Print what guests and jobs have written."),
     "net": ("chslurm.cli.net", "net", "Check the network of guests; make one as root."),
+    "paths": ("chslurm.cli.paths", "paths", "Tell where templates, manual pages and settings are."),
     "ps": ("chslurm.cli.look", "ps", "List your clusters that run."),
     "ssh": ("chslurm.cli.attach", "ssh", "Log in to a guest, or run a command there."),
     "status": ("chslurm.cli.look", "status", "Tell how a cluster and its guests fare."),

@@ -14,7 +14,10 @@ PACKAGES=(
     xterm:xterm xvfb:Xvfb xdotool:xdotool qemu-system-gui:qemu-system-x86_64
     shellcheck:shellcheck tmux:tmux gcc:gcc libc6-dev:gcc openssh-server:sshd
 )
-PACKAGED=(pyproject.toml README.md LICENSE NOTICE chslurm guest sbatch-templates examples) # what a wheel is made of
+PACKAGED=( # what a wheel is made of
+    pyproject.toml README.md LICENSE NOTICE chslurm guest sbatch-templates examples
+    misc/{slurm-prolog,slurm-epilog,slurm-prolog-check,network-w-linux,chslurm-network.service}
+)
 IMAGE_MADE_OF=(guest/image chslurm/image.py chslurm/bundle.py chslurm/history.py chslurm/host/imagebuild.py chslurm/host/bundle.py)
 SYSTEM_PYTHON=/usr/bin/python3 # not what a PATH, pyenv or venv offers: all users must be able to read it
 POLICY=/usr/sbin/policy-rc.d
