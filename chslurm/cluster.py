@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -20,6 +20,7 @@ from chslurm.host.clusters import register_cluster
 from chslurm.host.files import open_append, write_file
 from chslurm.host.place import prepare_plan
 from chslurm.host.rescue import hold_layers
+from chslurm.host.signals import hear_signals
 from chslurm.host.sitetaps import Taps, TapTaken, take_site_taps
 from chslurm.host.slurm import read_job_state
 from chslurm.host.staging import renew_job_dir, start_job_dir
@@ -27,7 +28,7 @@ from chslurm.host.step import Happening, Step, make_step_argv, start_step
 from chslurm.host.viewers import Viewers, check_console, make_viewers
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
-from chslurm.phases import Cause, GuestPhase, Phase, judge_job_end, judge_signal
+from chslurm.phases import NOTICES, Cause, GuestPhase, Phase, judge_job_end, judge_signal
 from chslurm.plan import Mode, Plan, plan_digest
 from chslurm.planner import render_plan
 from chslurm.report import Summary, make_summary, render_summary, summary_to_json
@@ -106,7 +107,7 @@ def run_cluster(
             if trial:
                 trial.begin(plan)
             held = stack.enter_context(_held(plan))
-            signals = stack.enter_context(_signals())
+            signals = stack.enter_context(hear_signals())
             job_dir = JobDir(Path(plan.job_dir))
             progress.note(render_plan(plan))
             if request.console is Console.CURSES:
@@ -115,10 +116,11 @@ def run_cluster(
             names = [host.name for host in plan.hosts]
             stack.enter_context(register_cluster(plan, progress.note))
             stops: list[signal.Signals] = []
-            signals.append(stops.append)
+            signals.ends.append(stops.append)
             with start_step(argv, names, job_dir.step_log, plan.deadlines.beat_s, taps.fds) as step:
                 taps.close()  # its own they stay until the guests have ended
-                signals.append(step.put)
+                signals.ends.append(step.put)
+                signals.notices.append(step.put)
                 unseen = plan.job.interactive and request.console is Console.NONE
                 summary = Head(plan, step, progress, viewers, unseen=unseen, trial=trial).supervise()
             _collect(plan, job_dir, summary, progress)
@@ -205,6 +207,8 @@ class Head:
 
     def _take_in(self, happening: Happening, journal: BinaryIO, now_s: float) -> list[Order]:
         if isinstance(happening, signal.Signals):
+            if happening in NOTICES:
+                return self._pass_on(happening.name.removeprefix("SIG"))
             cause, text = self._read_signal(happening)
             if self.supervisor.phase < Phase.POWERING_DOWN and cause is Cause.INTERRUPTED:
                 self.progress.note(_ONCE_MORE)
@@ -230,6 +234,12 @@ class Head:
         cause = judge_signal(number, self.plan.end_time_unix_s, time.time())
         texts = {Cause.INTERRUPTED: "interrupted", Cause.TIME_LIMIT: _TIME_IS_UP}
         return cause, texts.get(cause, f"cancelled ({number.name})")
+
+    def _pass_on(self, name: str) -> list[Order]:
+        """Tell the job of a signal that SLURM or the user has sent it by way of us."""
+        runs = self.supervisor.count(GuestPhase.RUNNING)
+        self.progress.note(f"{name} passed on to the job" if runs else f"{name} came, but there is no job that runs")
+        return [Order(OrderKind.SIGNAL, text=name)] if runs else []
 
     def _obey(self, orders: list[Order]) -> None:
         for order in orders:
@@ -262,7 +272,7 @@ class Head:
         until_s = time.monotonic() + (_LINGER_S if doubtful else 0)
         while (left_s := until_s - time.monotonic()) > 0:
             for happening in self.step.take(left_s):
-                if isinstance(happening, signal.Signals):
+                if isinstance(happening, signal.Signals) and happening not in NOTICES:
                     self.supervisor.on_signal(*self._read_signal(happening), time.monotonic())
                     return
         if doubtful and self.supervisor.told_to_end:  # outside the job no signal comes, or late: salloc's command
@@ -272,26 +282,3 @@ class Head:
                 self.supervisor.learn(
                     cause, _TIME_IS_UP if cause is Cause.TIME_LIMIT else "the SLURM job was cancelled"
                 )
-
-
-@contextmanager
-def _signals() -> Iterator[list[Callable[[signal.Signals], None]]]:
-    """Signals that ask for the end go to whoever is in the list yielded, and end nothing by themselves.
-
-    Those that were ignored stay so (nohup). USR1 and USR2, which SLURM sends before the time limit when asked to, are
-    not for us.
-    """
-    hearers: list[Callable[[signal.Signals], None]] = []
-
-    def tell(number: int, _: object) -> None:
-        for hear in hearers:
-            hear(signal.Signals(number))
-
-    ends = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, tell) for number in ends}
-    before |= {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGUSR1, signal.SIGUSR2)}
-    try:
-        yield hearers
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

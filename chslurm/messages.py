@@ -81,6 +81,7 @@ class OrderKind(StrEnum):
     PEERS = "peers"  # file in run/ with every host's tunnel address; digest in `text`
     MTU = "mtu"  # the smallest path of all: open the tunnel with it
     RELEASE = "release"  # text: the barrier whose waiters go on
+    SIGNAL = "signal"  # text: USR1 or USR2, for the scripts of the job
     TRIAL = "trial"  # file in run/ with a turn of a check of the network; digest in `text`
     POWER_DOWN = "power_down"  # guests (or all): an orderly shutdown from inside
     QUIT = "quit"  # QEMU ends at once

@@ -41,7 +41,7 @@ from chslurm.host.tunnel import Tunnel
 from chslurm.host.workstation import find_memory_folder_warning
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, Order, OrderKind
-from chslurm.phases import CANCEL_SHARES, Phase
+from chslurm.phases import CANCEL_SHARES, NOTICES, Phase
 from chslurm.plan import Host, Mode, Plan
 
 
@@ -140,8 +140,8 @@ class Node:
             self._tell(EventKind.NODE_NOTE, text=f"guests run with {accelerator.upper()} ({reason}); {boots}{packets}")
             self._warn_of_memory_folders()
             firmware = find_firmware() if kernel and not display else None  # the quick one knows no screens
-            # SLURM's TERM is for us: to QEMU, which gets it from some process trackers, it would be a pulled plug.
-            deaf_to = (signal.SIGTERM,) if self.plan.mode is Mode.CLUSTER else ()
+            # SLURM's signals are for us: TERM to QEMU, which gets it from some process trackers, it would be a pulled plug.
+            deaf_to = (signal.SIGTERM, *NOTICES) if self.plan.mode is Mode.CLUSTER else ()
             offer = Offer(accelerator, firmware, kernel, display, vhost)
             for guest, tap in zip(self.plan.guests_of(self.host), self.fabric.taps, strict=True):
                 disks = await asyncio.to_thread(make_guest_disks, self.plan, guest)
@@ -201,6 +201,8 @@ class Node:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
+        for number in NOTICES:
+            loop.add_signal_handler(number, self._on_notice, number.name.removeprefix("SIG"))
         loop.add_reader(self.fabric, self._on_fabric_loss)
 
     def _on_order(self, order: Order) -> None:
@@ -212,6 +214,8 @@ class Node:
                 self._begin(self._bystander.take_turn(order.text))
             case OrderKind.RELEASE:
                 self._each(lambda steward: steward.release(order.text))
+            case OrderKind.SIGNAL:
+                self._each(lambda steward: steward.signal(order.text))
             case OrderKind.POWER_DOWN:
                 self._end_each(Steward.power_down)
             case OrderKind.QUIT:
@@ -222,6 +226,10 @@ class Node:
     def _on_signal(self, number: signal.Signals) -> None:
         self._tell(EventKind.NODE_TOLD_TO_END, text=number.name)
         self._wind_down(f"{number.name} came")
+
+    def _on_notice(self, name: str) -> None:
+        self._tell(EventKind.NODE_NOTE, text=f"{name} came to oneguest, for the job")
+        self._each(lambda steward: steward.signal(name))
 
     def _on_fabric_loss(self) -> None:
         try:

@@ -46,6 +46,9 @@ class Cause(StrEnum):
     COMMIT = "commit"  # the job went well, but what a guest changed could not be committed
 
 
+NOTICES = (signal.SIGUSR1, signal.SIGUSR2)
+"""Signals for the job, not for us: SLURM sends them before the time limit, or a user with scancel, as he has chosen."""
+
 _CLOCKS_S = 5
 """How far the clocks of SLURM's controller and of the head's node may differ."""
 

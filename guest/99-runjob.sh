@@ -39,12 +39,44 @@ run_as_charlie() {
         PATH="$PATH" CH_ROOT="$CH_ROOT" \
         setpriv --reuid charlie --regid charlie --init-groups \
         sh "$HERE/charlie.sh" </dev/null >"$job.out" 2>"$job.err" 8<&- &
-    echo $! >"$job.pid"
-    wait $!
+    job_pid=$!
+    echo "$job_pid" >"$job.pid"
+    pass_signals 8<&- &
+    passer=$!
+    wait "$job_pid"
     status=$?
+    kill "$passer" 2>/dev/null
 
     timeout "$DRAIN_TIMEOUT_S" cat <&8
     rm "$job.pid"
+}
+
+# Pass on signals for the job, which SLURM or the user has sent to the launcher: the host writes the name of the Nth to
+# signal.N, then opens the barrier where this waits. Like those of `sbatch --signal=B:USR1@60` they are for the script,
+# not for what it runs; and for one that has asked for them: any other would be ended by what is only a notice.
+pass_signals() {
+    number=1
+    while chguest barrier "chslurm.signal.$number" >/dev/null 2>&1 && read -r name <"$CH_RUN/signal.$number"; do
+        if catches "$job_pid" "$name"; then
+            log "passing $name on to user job"
+            kill -s "$name" "$job_pid"
+        else
+            log "user job does not catch $name"
+        fi
+        number=$((number + 1))
+    done
+}
+
+# Whether a process has a handler for USR1 or USR2, signals 10 and 12. Names of no others come here.
+catches() { # PID NAME
+    case $2 in
+        USR1) bit=512 ;;
+        *) bit=2048 ;;
+    esac
+    while read -r key mask; do
+        [ "$key" != SigCgt: ] || break
+    done <"/proc/$1/status"
+    [ $((0x${mask#????????????} & bit)) -ne 0 ]
 }
 
 # Have the job ended first when the guest shuts down: systemd stops this unit before it unmounts what comes before

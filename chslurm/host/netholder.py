@@ -33,6 +33,7 @@ from chslurm.filters import Family
 from chslurm.guest import MOST_TAP_FDS
 from chslurm.host.namespaces import Namespaces, open_listener, open_tap, open_witness
 from chslurm.network import HostNetwork, Place, Step, Tool
+from chslurm.phases import NOTICES
 
 Answer = tuple[dict[str, Any], list[int]]
 """What an answer says, and the descriptors that travel with it."""
@@ -171,7 +172,7 @@ def _be_holder(network: HostNetwork, queue_cts: Sequence[int], node: socket.sock
 def _detach(node: socket.socket, log: Path) -> None:
     """Keep nothing of the node process: terminal, signals, or pipes, whose readers would wait for our end too."""
     os.setsid()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *NOTICES):
         signal.signal(number, signal.SIG_IGN)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)

@@ -20,12 +20,13 @@ from chslurm.addresses import OUTSIDE_LINK
 from chslurm.errors import ChslurmError
 from chslurm.host.process import describe_exit, run, spawn
 from chslurm.network import UPLINK_GATEWAY, UPLINK_IP
+from chslurm.phases import NOTICES
 
 ADMIN_PATH = {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin"}
 """Ordinary users often have no sbin on PATH, and `ip` and `nft` are there."""
 
 _MOST_WORDS = 1 << 20
-_KEEP = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_KEEP = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *NOTICES}
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,15 @@ _PASSED_ON = {
 _RESIZE_PROTOCOL = 2
 """Agents of older images do not know the order and would call it a failure."""
 
+_SIGNAL_BARRIER = "chslurm.signal."
+"""Where a guest waits for the next signal for its job, a number behind it; an agent of any age knows barriers."""
+
+_MAX_SIGNALS = 16
+"""No more are passed on: an agent keeps the names of at most 64 barriers, which are for the job."""
+
+_SAME_SIGNAL_S = 1.0
+"""A signal may come by several ways, from the head and to this host: within this time it counts once."""
+
 _MAX_WORDS = 1000
 """A guest that reports more than this is broken or hostile, and is ended."""
 
@@ -52,6 +61,8 @@ class Steward:
         self._ready = False
         self._size: tuple[int, int] | None = None  # rows and columns of the terminal that shows its console
         self._failure = ""
+        self._job_runs = False
+        self._signals: list[tuple[str, float]] = []  # that were passed on, and when
         qemu.on_word = self._on_word
         qemu.on_trouble = self._fail
         qemu.console.on_size = self.resize
@@ -68,6 +79,17 @@ class Steward:
     def release(self, barrier: str) -> None:
         """Let those go on that wait at this barrier."""
         self.qemu.say(GuestOrder(op="release", barrier=barrier))
+
+    def signal(self, name: str) -> None:
+        """Pass a signal on to the script of the job, if that runs: 99-runjob.sh waits for it."""
+        now_s = time.monotonic()
+        repeated = any(name == before and now_s < at_s + _SAME_SIGNAL_S for before, at_s in self._signals)
+        if not self._job_runs or repeated or len(self._signals) == _MAX_SIGNALS:
+            return
+        self._signals.append((name, now_s))
+        number = len(self._signals)
+        self.qemu.say(GuestOrder(op="put", name=f"signal.{number}", mode="0600", text=f"{name}\n"))
+        self.qemu.say(GuestOrder(op="release", barrier=f"{_SIGNAL_BARRIER}{number}"))
 
     def power_down(self) -> None:
         """Ask the guest to shut down; one that never spoke can't hear it and is ended at once."""
@@ -138,8 +160,12 @@ class Steward:
             self._report(EventKind.GUEST_STAGE, text=word.name)
         elif word.event is GuestWordKind.FAILED:
             self._fail(word.text)
+        elif word.event is GuestWordKind.BARRIER and word.name.startswith(_SIGNAL_BARRIER):
+            pass  # it waits for us, not for other guests
         elif (kind := _PASSED_ON.get(word.event)) is not None:
             self._report(kind, text=word.name, status=word.status & 0xFF)
+            if kind in (EventKind.JOB_STARTED, EventKind.JOB_ENDED):
+                self._job_runs = kind is EventKind.JOB_STARTED
             if kind is EventKind.GUEST_READY:
                 self._ready = True
                 self._resize()

@@ -85,3 +85,40 @@ def test_an_old_agent_is_not_told_a_size(guest: tuple[Steward, FakeQemu, list[Ev
     hear(steward, GuestWordKind.READY)
     steward.resize(50, 132)
     assert qemu.said == []
+
+
+def test_signals_are_passed_on_while_the_job_runs(
+    guest: tuple[Steward, FakeQemu, list[Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steward, qemu, events = guest
+    clock = [100.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    steward.signal("USR1")
+    assert qemu.said == []
+    hear(steward, GuestWordKind.JOB_STARTED)
+    hear(steward, GuestWordKind.BARRIER, name="chslurm.signal.1")
+    steward.signal("USR1")
+    steward.signal("USR1")  # by another way
+    steward.signal("USR2")
+    clock[0] += 60
+    steward.signal("USR1")
+    told = [(order.text, order.barrier) for order in qemu.said]
+    one_by_one = [("USR1\n", "chslurm.signal.1"), ("USR2\n", "chslurm.signal.2"), ("USR1\n", "chslurm.signal.3")]
+    assert told == [pair for text, barrier in one_by_one for pair in ((text, ""), ("", barrier))]
+    assert [order.name for order in qemu.said[::2]] == ["signal.1", "signal.2", "signal.3"]
+    hear(steward, GuestWordKind.JOB_ENDED)
+    steward.signal("USR2")
+    assert len(qemu.said) == 6
+    assert [event.kind for event in events] == [EventKind.JOB_STARTED, EventKind.JOB_ENDED]
+
+
+def test_a_flood_of_signals_does_not_use_up_the_barriers_of_an_agent(
+    guest: tuple[Steward, FakeQemu, list[Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steward, qemu, _ = guest
+    times = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(next(times))))
+    hear(steward, GuestWordKind.JOB_STARTED)
+    for _ in range(100):
+        steward.signal("USR1")
+    assert len(qemu.said) == 2 * 16

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from lab import PACKAGE, USER, Lab, Node, is_alive, is_gone, join, kill
 
+from chslurm.phases import NOTICES
+
 pytestmark = pytest.mark.quick
 
 
@@ -60,7 +62,7 @@ def test_the_dead_is_named_with_its_log(node: Node, victim: str, told: str) -> N
     assert str(node.log_dir) in lost
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *NOTICES])
 def test_signals_for_everyone_do_not_end_the_network(node: Node, number: signal.Signals) -> None:
     """SLURM's cancel sends TERM to every process of the job: guests still need their network to finish."""
     pids = node.helpers()

@@ -31,7 +31,13 @@ GROUP = "root:x:0:\nsudo:x:27:charlie\nstaff:x:50:\njournal:x:999:root\ncharlie:
 FAKES = {
     "chguest": """
         case $1 in
-            stage | barrier | ready | job-started | job-ended | failed) ;;
+            barrier) case $2 in
+                chslurm.signal.*)
+                    until [ -e "$CH_ROOT/released/$2" ]; do
+                        [ -e "$CH_ROOT/run/chslurm/job.pid" ] && sleep 0.05 || exit
+                    done ;;
+            esac ;;
+            stage | ready | job-started | job-ended | failed) ;;
             port) echo "$CH_ROOT/$2" ;;
             *) exit 99 ;;
         esac""",
@@ -90,7 +96,8 @@ class FakeGuest:
     def calls(self) -> list[str]:
         """Return what the fake commands were asked, a line each."""
         path = self.root / "calls"
-        return path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line for line in lines if "chslurm.signal" not in line]  # asked beside the rest, at any moment
 
     def groups(self) -> list[tuple[str, str, list[str]]]:
         """Return name, gid and members of each line of /etc/group."""
@@ -463,6 +470,43 @@ def test_a_shutdown_ends_the_job_before_its_directories_go(guest: FakeGuest, scr
     assert (guest.root / "chslurm.job.out").read_text() == saved
     assert (home / "saved").exists() is bool(saved)
     assert not [call for call in guest.calls() if "job-ended" in call]  # the guest ends, not the job
+
+
+def pass_signals(guest: FakeGuest, script: str, names: list[str]) -> tuple[str, list[str]]:
+    """Run this job while its host passes signals on, each when the one before was done; return output and log."""
+    guest.write("ch/meta/jobscript", f"#!/bin/bash\n{script}\n")
+    (guest.root / "ch/meta/jobscript").chmod(0o755)
+    (guest.root / "released").mkdir()
+    output = guest.root / "chslurm.job.out"
+
+    def tell() -> None:
+        for number, name in enumerate(names, start=1):
+            while not output.exists() or len(output.read_text().splitlines()) < number:
+                time.sleep(0.05)
+            guest.write(f"run/chslurm/signal.{number}", f"{name}\n")
+            guest.write(f"released/chslurm.signal.{number}", "")
+
+    with ThreadPoolExecutor() as pool:
+        telling = pool.submit(tell)
+        console = guest.boot("99-runjob.sh").stdout
+        telling.result()
+    return output.read_text(), [text for text in texts(console) if "USR" in text]
+
+
+def test_signals_reach_the_script_and_nothing_else(guest: FakeGuest) -> None:
+    script = """
+        trap 'echo one' USR1; trap 'echo two; exit 3' USR2; echo start
+        sleep 20 & while true; do wait $!; kill -0 $! || exit 9; done"""
+    said, log = pass_signals(guest, script, ["USR1", "USR2"])
+    assert said == "start\none\ntwo\n"
+    assert log == ["passing USR1 on to user job", "passing USR2 on to user job"]
+    assert (guest.root / "ch/meta/sync/0.jobdone").read_text() == "3\n"
+
+
+def test_a_script_that_did_not_ask_for_a_signal_is_not_ended_by_it(guest: FakeGuest) -> None:
+    said, log = pass_signals(guest, "trap : USR2; echo start; sleep 2; echo end", ["USR1"])
+    assert said == "start\nend\n"
+    assert log == ["user job does not catch USR1"]
 
 
 @pytest.mark.parametrize(("broken", "told"), [("", False), ("yes", True)])
