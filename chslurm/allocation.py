@@ -35,6 +35,7 @@ _OVER = frozenset({
 UNKNOWN_JOB = "Invalid job id"
 """What SLURM answers, in a sentence, about a job that ended some minutes ago."""
 
+_HET_PART = re.compile(r"SLURM_JOB_ID_HET_GROUP_[0-9]+", re.ASCII)
 _RECORD_FIELD = re.compile(r"(?:^|\s)([A-Za-z]+)=(\S*)", re.ASCII)
 
 
@@ -92,7 +93,7 @@ def make_allocation(environment: Mapping[str, str], records: SlurmRecords) -> Al
         )
     memory = _memory_of_nodes(environment, names, cores, records)
     job_id = str(parse_count(environment["SLURM_JOB_ID"], "SLURM_JOB_ID", most=(1 << 32) - 1))
-    end_time_unix_s = _end_time(environment, records.job)
+    end_time_unix_s = _end_time(environment, find_record(records.job, job_id))
     _check_state(job_id, records.job)  # last, so that what is garbled is told as such
     return Allocation(
         mode=Mode.CLUSTER,
@@ -115,11 +116,17 @@ def find_job_state(records: str, job_id: str) -> tuple[str, str]:
     """
     if UNKNOWN_JOB in records:
         return "COMPLETED", ""
-    for line in records.splitlines():
-        fields = dict(_RECORD_FIELD.findall(line))
-        if fields.get("JobId") == job_id:
-            return fields.get("JobState", ""), fields.get("Reason", "")
-    return "", ""
+    record = find_record(records, job_id)
+    return record.get("JobState", ""), record.get("Reason", "")
+
+
+def find_record(records: str, job_id: str) -> dict[str, str]:
+    """Return the fields of one job's record; none when it is not there.
+
+    An array's tasks are jobs of their own, with numbers that variables know, too; the array has that of its last task.
+    """
+    parsed = (_parse_record(line) for line in records.splitlines())
+    return next((record for record in parsed if record.get("JobId") == job_id), {})
 
 
 def render_nodelist(names: Sequence[str]) -> str:
@@ -128,8 +135,13 @@ def render_nodelist(names: Sequence[str]) -> str:
 
 
 def _check_kind_of_job(environment: Mapping[str, str]) -> None:
-    if environment.get("SLURM_HET_SIZE"):
-        raise UsageError("SLURM_HET_SIZE: heterogeneous jobs are not supported", hint="submit a job of one component")
+    parts = [name for name in environment if _HET_PART.fullmatch(name)]
+    if parts or environment.get("SLURM_HET_SIZE"):
+        count = environment.get("SLURM_HET_SIZE") or str(len(parts))
+        raise UsageError(
+            f"SLURM_HET_SIZE {quote(count)}: a heterogeneous job, whose components have nothing in common to share out",
+            hint="submit a job of one component: without ` : ` between options, or `#SBATCH hetjob`",
+        )
     if environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":
         tasks = quote(environment["SLURM_STEP_NUM_TASKS"])
         raise UsageError(
@@ -195,7 +207,7 @@ def _memory_of_nodes(
         raise UsageError("SLURM_MEM_PER_GPU: memory by GPU is not supported", hint="ask SLURM with --mem")
     per_node, per_cpu = (_memory(environment, name) for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"))
     if per_node is None and per_cpu is None:
-        job = _parse_record(records.job)
+        job = find_record(records.job, environment.get("SLURM_JOB_ID", ""))
         per_node, per_cpu = (_recorded_memory(job.get(name)) for name in ("MinMemoryNode", "MinMemoryCPU"))
     if per_node or per_cpu:
         limits = (per_node or _NO_LIMIT_MIB, per_cpu or _NO_LIMIT_MIB)
@@ -236,12 +248,12 @@ def _parse_record(line: str) -> dict[str, str]:
     return {key: value for key, value in _RECORD_FIELD.findall(line)}
 
 
-def _end_time(environment: Mapping[str, str], job: str) -> float | None:
+def _end_time(environment: Mapping[str, str], job: Mapping[str, str]) -> float | None:
     stated = environment.get("SLURM_JOB_END_TIME")
     if stated:
         return float(parse_count(stated, "SLURM_JOB_END_TIME", most=1 << 40))
     try:
-        return datetime.fromisoformat(_parse_record(job).get("EndTime", "")).timestamp()
+        return datetime.fromisoformat(job.get("EndTime", "")).timestamp()
     except ValueError:  # "Unknown", or no answer
         return None
 

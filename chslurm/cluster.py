@@ -14,6 +14,7 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
+from chslurm.aftermath import explain_end
 from chslurm.allocation import is_job_over
 from chslurm.errors import UsageError
 from chslurm.host.clusters import register_cluster
@@ -123,6 +124,7 @@ def run_cluster(
                 signals.notices.append(step.put)
                 unseen = plan.job.interactive and request.console is Console.NONE
                 summary = Head(plan, step, progress, viewers, unseen=unseen, trial=trial).supervise()
+            summary = explain_end(plan, summary, environment)
             _collect(plan, job_dir, summary, progress)
             if plan.commit_guest is not None:
                 from chslurm.imagecommit import commit_in_the_end

@@ -30,6 +30,8 @@ class ChslurmError(Exception):
     """Machinery failed. `hint` says what the user can do about it; it may be empty."""
 
     exit_code: ExitCode = ExitCode.MACHINERY
+    causes: tuple[str, ...] = ()
+    """Lines of a check-up, which follow the message."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

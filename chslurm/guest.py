@@ -175,7 +175,7 @@ def make_qemu_argv(machine: Machine, program: str = "qemu-system-x86_64") -> lis
         *_boot(machine),
         *_disk("root", machine.root),
         *_disk("tmp", machine.temporary),
-        *_network(machine),
+        *(_network(machine) if machine.tap_fds else []),
         *_ports(machine),
         *(word for share in machine.shares for word in _share(share)),
         "-device", "virtio-rng-pci",

@@ -40,6 +40,7 @@ class EventKind(StrEnum):
     GUEST_GONE = "guest_gone"  # text: why; `status` 0 when the guest was shut down from inside, 1 when it was lost
     NODE_TOLD_TO_END = "node_told_to_end"  # text: the signal that came to this host's task
     NODE_FAILED = "node_failed"  # text
+    CHECKUP = "checkup"  # text: what on this host could be why no guest has come up here; before its last word
     NODE_DONE = "node_done"  # everything on this host is undone
     TRIAL = "trial"  # text: what this host did and saw in a turn of a check of the network
     STOP_ASKED = "stop_asked"  # the user wants the cluster to end

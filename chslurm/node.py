@@ -18,6 +18,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from chslurm.aftermath import tell_causes
 from chslurm.errors import ChslurmError, ExitCode
 from chslurm.guest import Kernel, Offer, make_machine
 from chslurm.guest_files import make_guest_files
@@ -53,23 +54,29 @@ def run_node(
     `taps` are those that the launcher has taken, when guests are in a network that root has made.
     """
     number = host_number or int(os.environ.get("SLURM_PROCID", "0")) + 1
+    plan, nodes = None, list[Node]()
+    status = 0
     try:
         plan = read_plan(plan_file, cluster_id=cluster_id, digest=digest)
         host = plan.host(number)
         check_place(plan, host, os.environ)
         # The holder of the namespaces is a fork of this process: made while there is no thread and no event loop.
         with start_any_fabric(plan, host, taps) as fabric:
-            asyncio.run(_live(plan, host, fabric))
+            asyncio.run(_live(plan, host, fabric, nodes))
     except Exception as error:
         traceback.print_exc()
         tell(Event(EventKind.NODE_FAILED, number, text=str(_explained(error))))
-        return int(ExitCode.MACHINERY)
-    tell(Event(EventKind.NODE_DONE, number))
-    return 0
+        status = int(ExitCode.MACHINERY)
+    if plan and (status or nodes[0].stillborn) and not any(guest.spoke for node in nodes for guest in node.stewards):
+        tell_causes(plan, number)
+    if not status:
+        tell(Event(EventKind.NODE_DONE, number))
+    return status
 
 
-async def _live(plan: Plan, host: Host, fabric: AnyFabric) -> None:
-    await Node(plan, host, fabric).live()
+async def _live(plan: Plan, host: Host, fabric: AnyFabric, nodes: list[Node]) -> None:
+    nodes.append(Node(plan, host, fabric))
+    await nodes[0].live()
 
 
 def _explained(error: Exception) -> ChslurmError:
@@ -98,6 +105,7 @@ class Node:
         self._heard_s = time.monotonic()
         self._bystander: Bystander | None = None  # in a check of the network
         self._ending = self._hurried = False  # somebody has told the guests to end; SLURM may kill everything soon
+        self.stillborn = False  # a guest ended by itself before its first word
 
     async def live(self) -> None:
         """The story. Raises ChslurmError when something of the host itself fails; its guests are gone by then."""
@@ -160,6 +168,7 @@ class Node:
     async def _see_out(self, steward: Steward) -> None:
         """Wait for the end of a guest and put its disks away. Trouble with them is no reason to end the others."""
         await steward.see_out()
+        self.stillborn |= not (steward.spoke or self._ending)
         self._attached.let_go(steward.guest.id)
         try:
             await steward.put_away(cleanup=self.plan.cleanup, hurry=self._hurried)

@@ -58,6 +58,7 @@ class Summary:
     guests: tuple[GuestReport, ...]
     notes: tuple[str, ...]
     commit: CommitReport | None = None
+    causes: tuple[str, ...] = ()  # lines of a check-up, when no guest has come up
 
 
 def make_summary(plan: Plan, end: Supervisor, now_s: float) -> Summary:
@@ -114,7 +115,7 @@ def render_summary(summary: Summary) -> list[str]:
     if summary.commit is not None and summary.commit.new is None and summary.commit.text != summary.text:
         lines.append(summary.commit.text)
     lines.append(f"cluster ended after {summary.elapsed_s:.1f} s: {summary.cause}, exit status {summary.exit_status}")
-    return lines
+    return [*lines, *summary.causes]
 
 
 def _job_status(guests: tuple[GuestReport, ...]) -> int:

@@ -74,7 +74,7 @@ def _spread(request: Request, allocation: Allocation) -> Sequence[int]:
 
 
 def _size_in_allocation(request: Request, node: Node, count: int) -> GuestSize:
-    most_ram = _ram_share(node.memory_mib, count)
+    most_ram = find_ram_share(node.memory_mib, count)
     if most_ram < LEAST_RAM_MIB:
         raise UsageError(
             f"node {node.name}: {count} guests on {render_size(node.memory_mib)} would get {max(most_ram, 0)} MiB RAM "
@@ -97,7 +97,7 @@ def _size_in_allocation(request: Request, node: Node, count: int) -> GuestSize:
 def _size_on_workstation(request: Request, node: Node, count: int) -> GuestSize:
     cores = _WORKSTATION_CORES if request.cores is None else min(request.cores, MOST_CORES)
     ram_mib = _WORKSTATION_RAM_MIB if request.ram_mib is None else request.ram_mib
-    most_ram = _ram_share(node.memory_mib, count)
+    most_ram = find_ram_share(node.memory_mib, count)
     if ram_mib > most_ram:
         raise UsageError(
             f"{count} guests with {render_size(ram_mib)} RAM each: this machine's {render_size(node.memory_mib)} allow "
@@ -107,8 +107,8 @@ def _size_on_workstation(request: Request, node: Node, count: int) -> GuestSize:
     return GuestSize(node, count, cores, ram_mib)
 
 
-def _ram_share(memory_mib: int, guests: int) -> int:
-    """The formula at the head of this file; an even number of MiB."""
+def find_ram_share(memory_mib: int, guests: int) -> int:
+    """Return the RAM of each of a node's guests, by the formula at the head of this file; an even number of MiB."""
     each = (memory_mib - NODE_RESERVE_MIB) // guests - GUEST_RESERVE_MIB
     return (each - each // OVERHEAD_SHARE) // 2 * 2
 

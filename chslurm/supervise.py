@@ -90,7 +90,7 @@ class Supervisor:
                 return self._on_node_loss(event, now_s)
             case EventKind.STEP_ENDED:
                 return self._on_step_end(event, now_s)
-            case EventKind.PULSE | EventKind.TRIAL:
+            case EventKind.PULSE | EventKind.TRIAL | EventKind.CHECKUP:
                 pass
             case _:
                 return self._on_guest_event(event, now_s)

@@ -14,6 +14,7 @@ import click
 from chslurm import __version__
 from chslurm.cli.entry import run_command
 from chslurm.cli.options import DIR, FILE, find_current_directory
+from chslurm.errors import ChslurmError
 
 if TYPE_CHECKING:
     from chslurm.request import RawOptions, Request
@@ -95,11 +96,16 @@ def launch(request: Request, environment: Mapping[str, str]) -> int:
     if request.dry_run or request.explain:
         return _print_plan(request, environment)
 
+    from chslurm.aftermath import explain_error
     from chslurm.cli.progress import start_progress
     from chslurm.cluster import run_cluster
 
-    with start_progress() as progress:
-        return run_cluster(request, progress, environment)
+    try:
+        with start_progress() as progress:
+            return run_cluster(request, progress, environment)
+    except ChslurmError as error:
+        explain_error(error, request, environment)
+        raise
 
 
 def _print_plan(request: Request, environment: Mapping[str, str]) -> int:

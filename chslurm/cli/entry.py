@@ -45,7 +45,9 @@ def _run(command: click.Command, name: str) -> int:
         hint = f"; see {_path_of(error, name)} --help" if isinstance(error, click.UsageError) else ""
         return _tell(name, _one_line(error.format_message()).rstrip(".") + hint, ExitCode.USAGE)
     except ChslurmError as error:
-        return _tell(name, str(error), error.exit_code)
+        for line in (str(error), *error.causes):
+            _tell(name, line, error.exit_code)
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return _tell(name, "interrupted", ExitCode.INTERRUPTED)
     except BrokenPipeError:

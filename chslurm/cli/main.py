@@ -15,6 +15,7 @@ from chslurm.cli.entry import run_command
 _COMMANDS = {
     "completion": ("chslurm.cli.completion", "completion", "Print what a shell needs to complete our commands."),
     "console": ("chslurm.cli.attach", "console", "Show the console of a guest in this terminal."),
+    "doctor": ("chslurm.cli.doctor", "doctor", "Say what a launch lacks here, and what to do about it."),
     "exec": ("chslurm.cli.attach", "exec_", "Run a command on guests."),
     "image": ("chslurm.cli.image", "image", "Make, look at, change and check images."),
     "logs": ("chslurm.cli.look", "logs", "Print what guests and jobs have written."),

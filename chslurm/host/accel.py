@@ -49,7 +49,7 @@ def choose_accelerator(wanted: Accelerator) -> tuple[Accelerator, str]:
     """Return KVM or TCG and the reason, in words. Raises ChslurmError when KVM is demanded and can't be had."""
     if wanted is Accelerator.TCG:
         return Accelerator.TCG, "asked for with --accel tcg"
-    obstacle = _kvm_obstacle()
+    obstacle = find_kvm_obstacle()
     if obstacle is None:
         return Accelerator.KVM, "processor and /dev/kvm offer it"
     if wanted is Accelerator.KVM:
@@ -80,9 +80,9 @@ def has_vhost() -> bool:
     return True
 
 
-def _kvm_obstacle() -> str | None:
-    """Say why KVM can't be used, or None. A device that opens proves nothing: the processor must have it, too."""
-    flags = _processor_flags()
+def find_kvm_obstacle() -> str | None:
+    """Return why KVM can't be used, or None. A device that opens proves nothing: the processor must have it, too."""
+    flags = read_processor_flags()
     if not flags & {"vmx", "svm"}:
         return "the processor has neither vmx nor svm (or hides them from this machine)"
     try:
@@ -98,7 +98,8 @@ def _kvm_obstacle() -> str | None:
     return None
 
 
-def _processor_flags() -> set[str]:
+def read_processor_flags() -> set[str]:
+    """Return what the kernel says of the first processor."""
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
         for line in cpuinfo:
             if line.startswith("flags"):

@@ -174,12 +174,17 @@ def _tie(
     """Return what a child does to end when `parent` does, and not to hear some signals."""
 
     def tie() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
         signal.pthread_sigmask(signal.SIG_BLOCK, deaf_to)
-        if os.getppid() != parent:  # the parent ended before the tie was made
-            os.kill(os.getpid(), signal.SIGKILL)
+        die_with(parent, death_signal)
 
     return tie
+
+
+def die_with(parent: int, death_signal: signal.Signals = signal.SIGKILL) -> None:
+    """End when `parent` does, which has forked us."""
+    _libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+    if os.getppid() != parent:  # the parent ended before the tie was made
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _memory_file(name: str) -> IO[bytes]:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chslurm.allocation import (
-    UNKNOWN_JOB,
     Allocation,
     SlurmRecords,
     find_job_state,
@@ -19,10 +18,8 @@ from chslurm.allocation import (
 )
 from chslurm.errors import ChslurmError, ProcessError
 from chslurm.host.process import run
+from chslurm.host.slurmrecords import ask_config, ask_job, ask_nodes
 from chslurm.plan import Host, Mode, Plan
-
-_ANSWER_S = 20.0
-"""How long `scontrol` may take; a busy controller answers within 10 s, its own MessageTimeout."""
 
 _GLANCE_S = 8.0
 """How long `squeue` may take: what it adds is not worth a longer wait."""
@@ -82,20 +79,27 @@ def read_allocation(environment: Mapping[str, str]) -> Allocation:
     nodes = environment.get("SLURM_JOB_NODELIST", "")
     unsaid = needs_records(environment)
     records = SlurmRecords(
-        nodes=_ask("-o", "show", "node", nodes) if nodes and unsaid else "",
-        job=_ask("-o", "show", "job", environment["SLURM_JOB_ID"]),
-        config=_ask("show", "config"),
+        nodes=ask_nodes(nodes) if nodes and unsaid else "",
+        job=ask_job(environment["SLURM_JOB_ID"]),
+        config=ask_config(),
     )
     return make_allocation(environment, records)
 
 
 def read_job_state(job_id: str) -> tuple[str, str]:
     """Return state and reason of a job as SLURM records them; two empty words when it does not say."""
-    return find_job_state(_ask("-o", "show", "job", job_id), job_id)
+    return find_job_state(ask_job(job_id), job_id)
 
 
 def make_srun_argv(plan: Plan, task: Sequence[str], environment: Iterable[str] = os.environ) -> list[str]:
-    """Return the command that runs `task` once on every host of the plan, in their order, in one step of our job.
+    """Return the command that runs `task` once on every host of the plan, in their order."""
+    return make_step_argv([host.name for host in plan.hosts], plan.job_dir, task, environment)
+
+
+def make_step_argv(
+    names: Sequence[str], folder: str, task: Sequence[str], environment: Iterable[str] = os.environ
+) -> list[str]:
+    """Return the command that runs `task` once on each of these nodes, in `folder`, in one step of our job.
 
     The step may use all that the job has on each node, at the same time as other steps, and lives on when one of its
     tasks has ended. What in `environment`, which is ours, would bend the step is kept from srun.
@@ -104,16 +108,16 @@ def make_srun_argv(plan: Plan, task: Sequence[str], environment: Iterable[str] =
     return [
         "env", *unset,
         "srun",
-        # one task on each host, in the order of the plan, which is that of the allocation
-        f"--nodelist={render_nodelist([host.name for host in plan.hosts])}",
-        f"--nodes={len(plan.hosts)}", f"--ntasks={len(plan.hosts)}", "--ntasks-per-node=1", "--distribution=block",
+        # one task on each host, in the order that is given, which is that of the allocation
+        f"--nodelist={render_nodelist(names)}",
+        f"--nodes={len(names)}", f"--ntasks={len(names)}", "--ntasks-per-node=1", "--distribution=block",
         # all of the job's cores and memory, beside the batch script and other steps
         "--overlap", "--whole", "--cpu-bind=none", "--mem=0",
         # our own program and no MPI; a task that ends, well or badly, is the head's business
         "--mpi=none", "--kill-on-bad-exit=0", "--wait=0",
         # lines reach every task and come back at once
         "--input=all", "--unbuffered", "--quit-on-interrupt",
-        "--job-name=chslurm", f"--chdir={plan.job_dir}", "--export=ALL",
+        "--job-name=chslurm", f"--chdir={folder}", "--export=ALL",
         *task,
     ]  # fmt: skip
 
@@ -148,12 +152,3 @@ def check_place(plan: Plan, host: Host, environment: Mapping[str, str]) -> None:
             f"SLURM has started the task of host {host.number} on node {here}; the plan has {host.name} for it",
             hint="tell the site: its SLURM orders the tasks of a step otherwise than the nodes of the job",
         )
-
-
-def _ask(*words: str) -> str:
-    """Return what scontrol says, or nothing: what then is missing is refused or guessed by who needs it."""
-    try:
-        done = run(["scontrol", *words], timeout_s=_ANSWER_S, check=False, env={"SLURM_TIME_FORMAT": "standard"})
-    except ProcessError:
-        return ""
-    return done.stdout if done.status == 0 else done.stderr if UNKNOWN_JOB in done.stderr else ""

@@ -23,8 +23,8 @@ _MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 
 def read_allocation() -> Allocation:
     """Return this machine as an allocation of one node."""
-    total_mib, free_mib = _read_memory()
-    limit_mib = min((total_mib, *_read_memory_limits()))
+    total_mib, free_mib = read_memory()
+    limit_mib = min((total_mib, *read_memory_limits()))
     node = Node(socket.gethostname(), len(os.sched_getaffinity(0)), limit_mib, min(free_mib, limit_mib))
     return Allocation(Mode.WORKSTATION, (node,))
 
@@ -41,8 +41,8 @@ def find_memory_folder_warning(folder: str | PurePath) -> str | None:
     )
 
 
-def _read_memory() -> tuple[int, int]:
-    """All memory of the machine and what is available now, in MiB."""
+def read_memory() -> tuple[int, int]:
+    """Return all memory of the machine and what is available now, in MiB."""
     text = Path("/proc/meminfo").read_text(encoding="ascii")
     sizes = dict(re.findall(r"^(\w+):\s+([0-9]+) kB$", text, re.MULTILINE))
     try:
@@ -51,19 +51,38 @@ def _read_memory() -> tuple[int, int]:
         raise ChslurmError(f"/proc/meminfo: no {error.args[0]}") from error
 
 
-def _read_memory_limits() -> Iterator[int]:
-    """Limits in MiB of all control groups above us; version 1 writes a huge number for none, version 2 `max`."""
+def read_memory_limits() -> Iterator[int]:
+    """Return limits in MiB of all control groups above us; version 1 writes a huge number for none, version 2 `max`."""
+    for root, group, version in _find_memory_groups():
+        for folder in (group, *group.parents):
+            with suppress(OSError, ValueError):
+                yield int((folder / _LIMIT_FILES[version]).read_text()) >> 20
+            if folder == root:
+                break
+
+
+def count_killed() -> int:
+    """Return how many processes the kernel has killed in our control group for want of memory."""
+    for _, group, version in _find_memory_groups():
+        with suppress(OSError):
+            found = re.search(r"^oom_kill (\d+)$", (group / _EVENT_FILES[version]).read_text(), re.MULTILINE)
+            if found and int(found[1]):
+                return int(found[1])
+    return 0
+
+
+_LIMIT_FILES = {1: "memory.limit_in_bytes", 2: "memory.max"}
+_EVENT_FILES = {1: "memory.oom_control", 2: "memory.events"}
+
+
+def _find_memory_groups() -> Iterator[tuple[Path, Path, int]]:
+    """Where the hierarchy is mounted, our control group in it, and its version."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            root, name = Path("/sys/fs/cgroup"), "memory.max"
+            root, version = Path("/sys/fs/cgroup"), 2
         elif "memory" in controllers.split(","):
-            root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+            root, version = Path("/sys/fs/cgroup/memory"), 1
         else:
             continue
-        group = root / path.lstrip("/")
-        for folder in (group, *group.parents):
-            with suppress(OSError, ValueError):
-                yield int((folder / name).read_text()) >> 20
-            if folder == root:
-                break
+        yield root, root / path.lstrip("/"), version

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a launch needs for its network, tried with the launch's own code: call each in a process that is thrown away."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from chslurm.diagnosis import Tried
+from chslurm.errors import ChslurmError
+from chslurm.host.fabric import start_fabric
+from chslurm.host.links import find_link_alias
+from chslurm.host.namespaces import Namespaces, open_tap
+from chslurm.host.pasta import find_interface
+from chslurm.host.sitetaps import find_site_offer
+from chslurm.host.tunnelport import reserve_tunnel_port
+from chslurm.jobnet import JobNames, parse_alias
+from chslurm.netdiagnosis import NetworkFacts
+from chslurm.network import make_host_network
+from chslurm.plan import Mode
+from chslurm.tunnel import Peer
+
+_SETTINGS = (
+    "user.max_user_namespaces",
+    "user.max_net_namespaces",
+    "kernel.unprivileged_userns_clone",
+    "kernel.apparmor_restrict_unprivileged_userns",
+)
+_SOMEBODY = "192.0.2.1"
+"""Another host, to which nothing is sent: an address of documentation (RFC 5737)."""
+
+_VNI, _PATH_MTU = 1, 1500
+
+
+def try_network() -> NetworkFacts:
+    """Make namespaces, a TAP, bridge and filters as those of a host of two, and a WireGuard device."""
+    settings = {name: text for name in _SETTINGS if (text := _read_setting(name))}
+    network = make_host_network(1, 1, Mode.CLUSTER, 2)
+    try:
+        namespaces = Namespaces(uplink=True)
+    except ChslurmError as error:
+        return NetworkFacts(Tried(trouble=error.message, hint=error.hint), settings)
+    found = Tried("a user namespace with two network namespaces can be made")
+    obstacle = namespaces.find_wireguard_obstacle()
+    wireguard = Tried(trouble=obstacle) if obstacle else Tried("a device can be made")
+    tun = _try(lambda: open_tap(network.guests[0].tap), "a TAP can be made")
+    filters = None if tun.trouble else _try(lambda: namespaces.apply(network.steps, choose=True), "loaded")
+    return NetworkFacts(found, settings, tun, filters, namespaces.refused, wireguard)
+
+
+def try_outside() -> Tried:
+    """Join a network to the outside, as that of a workstation's guests, and say how."""
+
+    async def join() -> str:
+        return fabric.join_outside()
+
+    with tempfile.TemporaryDirectory(prefix="chslurm-doctor-") as folder:
+        try:
+            with start_fabric(make_host_network(1, 1, Mode.WORKSTATION), Path(folder)) as fabric:
+                return Tried(asyncio.run(join()))
+        except ChslurmError as error:
+            return Tried(trouble=_without_folder(error.message, folder), hint=_without_folder(error.hint, folder))
+
+
+def try_vxlan() -> Tried:
+    """Open the tunnel to another host, which there is not."""
+    with tempfile.TemporaryDirectory(prefix="chslurm-doctor-") as folder:
+        try:
+            with start_fabric(make_host_network(1, 1, Mode.CLUSTER, 2), Path(folder)) as fabric:
+                address = _find_address()
+                with reserve_tunnel_port() as port:
+                    number = port.getsockname()[1]
+                    peers = [Peer(1, address, number), Peer(2, _SOMEBODY, number)]
+                    guarded = fabric.open_tunnel(peers, _VNI, _PATH_MTU, port)
+                kept = "" if guarded else "; this release of pasta leaves its port open to other users of the node"
+                return Tried(f"opens, carried by pasta over {find_interface(address)}{kept}")
+        except ChslurmError as error:
+            return Tried(trouble=_without_folder(error.message, folder), hint=_without_folder(error.hint, folder))
+
+
+def find_site(mode: Mode, job_id: str) -> str:
+    """Return what root has made here for us, in words; empty when nothing."""
+    if mode is Mode.WORKSTATION:
+        offer = find_site_offer()
+        return "" if offer is None else f"on this workstation; {offer.words}"
+    offered = parse_alias(find_link_alias(JobNames(int(job_id)).bridge))
+    return "" if offered is None else f"for this job, with {offered.tap_ct} TAPs"
+
+
+def has_room(mode: Mode, job_id: str, guest_ct: int) -> bool:
+    """Say whether a launch would take root's network."""
+    if mode is Mode.WORKSTATION:
+        site = find_site_offer()
+        return site is not None and len(site.slots) >= guest_ct
+    job = parse_alias(find_link_alias(JobNames(int(job_id)).bridge))
+    return job is not None and not job.open and job.tap_ct >= guest_ct
+
+
+def _find_address() -> str:
+    """An address of ours by which others could be reached; loopback when there is none."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((_SOMEBODY, 9))
+        return str(probe.getsockname()[0])
+    return "127.0.0.1"
+
+
+def _try(work: Callable[[], object], found: str) -> Tried:
+    try:
+        work()
+    except ChslurmError as error:
+        return Tried(trouble=error.message, hint=error.hint)
+    return Tried(found)
+
+
+def _without_folder(text: str, folder: str) -> str:
+    """Logs of a trial are gone with it."""
+    return "" if text.startswith(f"see {folder}") else text
+
+
+def _read_setting(name: str) -> str:
+    with suppress(OSError):
+        return Path("/proc/sys", *name.split(".")).read_text().strip()
+    return ""
