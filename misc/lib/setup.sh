@@ -12,6 +12,7 @@ PACKAGES=(
     mmdebstrap:mmdebstrap gdisk:sgdisk e2fsprogs:mkfs.ext4 uidmap:newuidmap
     python3-venv:python3 python3-pip:python3
     xterm:xterm xvfb:Xvfb xdotool:xdotool qemu-system-gui:qemu-system-x86_64
+    lua5.3:lua5.3 lua-posix:lua5.3 lua-filesystem:lua5.3 lua-json:lua5.3 lua-term:lua5.3 tcl:tclsh # for Lmod and its rival
     shellcheck:shellcheck tmux:tmux gcc:gcc libc6-dev:gcc openssh-server:sshd
 )
 PACKAGED=( # what a wheel is made of
@@ -57,6 +58,27 @@ install_packages() ( # PACKAGE...
     apt-get -q -o DPkg::Lock::Timeout=300 update >&2
     apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@" >&2
 )
+
+# Print the folder that a Debian package is unpacked in. Lmod and Environment Modules can't both be installed, and
+# either changes every login: tests mount them over /usr and /etc where nobody else sees it.
+need_unpacked() { # PACKAGE
+    local folder
+    folder=$(state_dir)/unpacked/$1
+    (
+        umask 022
+        mkdir -p "${folder%/*}"
+        lock "${folder%/*}/lock" "packages"
+        [[ ! -e $folder ]] || exit 0
+        work=$(mktemp -d)
+        trap 'rm -rf "$work"' EXIT
+        cd "$work" || exit
+        apt-get -q -o APT::Sandbox::User=root download "$1" ||
+            { apt-get -q update && apt-get -q -o APT::Sandbox::User=root download "$1"; } || die "could not load: $1"
+        dpkg-deb --extract "$1"_*.deb "$folder.new"
+        mv "$folder.new" "$folder"
+    ) >&2
+    printf '%s\n' "$folder"
+}
 
 is_user() { # NAME
     [[ $1 =~ ^[a-z_][a-z0-9_-]*$ ]] && getent passwd "$1" >/dev/null
@@ -119,6 +141,25 @@ install_venv() ( # VENV EXTRA
     "${pip[@]}" install --force-reinstall --no-deps "$work"/*.whl
     "${pip[@]}" install --use-pep517 "$(echo "$work"/*.whl)$2" # what it depends on
 )
+
+# Print the folder with the checkout's wheel and those of all that it needs, for an installation without a network.
+need_wheelhouse() {
+    local wheels digest
+    wheels=$(state_dir)/wheelhouse
+    digest=$(digest_of "${PACKAGED[@]}")
+    (
+        umask 022
+        mkdir -p "$(state_dir)"
+        lock "$wheels.lock" "$wheels"
+        trap '(($? == 0)) || say "could not make $wheels"' EXIT
+        [[ ! -e $wheels/digest || $(<"$wheels/digest") != "$digest" ]] || exit 0
+        rm -rf "$wheels"
+        unset PYTHONPATH PYTHONHOME
+        "$SYSTEM_PYTHON" -m pip --quiet --quiet --disable-pip-version-check wheel --wheel-dir "$wheels" "$repo"
+        echo "$digest" >"$wheels/digest"
+    ) >&2
+    printf '%s\n' "$wheels"
+}
 
 # Print the path of a guest image built from this checkout, which is built first if need be.
 need_image() {

@@ -35,8 +35,8 @@ if isFile(image) and (chosen == "" or chosen == image) then
    setenv("CHSLURM_IMAGE", image)
 end
 
--- Lmod has source_sh since 8.6.
+-- Lmod has source_sh since 8.6. It takes its words for those of a shell.
 local completion = pathJoin(tree, "share/completion.bash")
-if source_sh and myShellName() == "bash" and isFile(completion) then
+if source_sh and myShellName() == "bash" and isFile(completion) and not completion:find("[^%w_./+-]") then
    source_sh("bash", completion)
 end
