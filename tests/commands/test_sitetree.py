@@ -302,3 +302,9 @@ def check_whole(prefix: Path) -> None:
     assert (prefix / "modulefiles/chslurm/default").exists()
     named = (prefix / "modulefiles-tcl/chslurm/.version").read_text().split()[-1]
     assert (prefix / "modulefiles-tcl/chslurm" / named).exists()
+
+
+def test_the_page_tells_every_option() -> None:
+    page = (INSTALL.parent.parent / "docs" / "install.md").read_text()
+    told = set(re.findall(r"^\| `(--[a-z]+)", page, re.M))
+    assert told == set(re.findall(r"(--[a-z]+)\b", run(INSTALL, "--help"))) - {"--help"}

@@ -12,11 +12,13 @@ MODULEFILES = {"lmod": "modulefiles", "environment-modules": "modulefiles-tcl"}
 """Debian's package -> the folder of module files for it."""
 
 _OVER = """
+exec 3</etc/hosts # a node of slurm-box has its own
 for folder in usr etc; do
     mount -t overlay overlay -o "lowerdir=$1/$folder:/$folder" "/$folder" || exit
 done
+mount --no-canonicalize --bind /proc/self/fd/3 /etc/hosts || exit
 shift
-exec "$@"
+exec "$@" 3<&-
 """
 
 
