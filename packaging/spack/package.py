@@ -4,22 +4,19 @@
 from spack.package import *
 
 
-class Chslurm(PythonPackage):
+class Chslurm(Package):
     """Private clusters of virtual machines as ordinary SLURM jobs."""
 
     license("Apache-2.0")
 
-    # An archive of the checkout: git archive --prefix=chslurm-0.1.0/ -o chslurm-0.1.0.tar.gz HEAD
-    # then `spack mirror create`, or `spack develop`, leads to it.
+    # The sources come from a mirror of yours, or by `spack develop`.
     version("0.1.0")
 
     depends_on("python@3.11:", type=("build", "run"))
-    depends_on("py-hatchling@1.27:", type="build")
-    depends_on("py-click@8.1:", type=("build", "run"))
-    depends_on("py-cryptography@41:", type=("build", "run"))
-    depends_on("py-msgspec@0.18:", type=("build", "run"))
-    depends_on("py-python-hostlist@1.21:", type=("build", "run"))
-    depends_on("py-qemu-qmp@0.0.3:", type=("build", "run"))
-    depends_on("py-rich@13:", type=("build", "run"))
 
-    # Of the system, since their kernel-side counterparts are: QEMU, passt, iproute2, nftables, e2fsprogs.
+    # Python packages come by pip, as two of them are not in Spack: python-hostlist and qemu.qmp. QEMU, passt, iproute2,
+    # nftables and e2fsprogs are those of the system, whose kernel they go with.
+    def install(self, spec, prefix):
+        made = join_path(self.stage.path, "made")
+        Executable("misc/install")("--prefix", made, "--python", spec["python"].command.path)
+        install_tree(join_path(made, str(self.version)), prefix)
