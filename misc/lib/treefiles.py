@@ -24,6 +24,14 @@ PROGRAMS = {
     "chslurm": "chslurm.cli.main",
 }
 
+_SHARED = {
+    "man": "man",
+    "completions/bash": "bash-completion/completions",
+    "completions/fish": "fish/vendor_completions.d",
+    "completions/zsh": "zsh/site-functions",
+}
+"""Folder of package data -> where man and shells look for it, beside bin."""
+
 _PYTHON = b"/bin/python3"
 _BYTECODE = re.compile(r"(?P<folder>.*)__pycache__/(?P<module>[^/]+)\.cpython-\d+\.pyc")
 
@@ -65,8 +73,9 @@ def make_tree(tree: Path, wheel: Wheel, python: Python, templates: Path, wheelho
 
 
 def _forget_places(packages: Path) -> None:
-    """Remove what knows where it was installed: programs of other packages, and where our wheel was."""
-    shutil.rmtree(packages / "bin", ignore_errors=True)
+    """Remove what knows where it was installed: programs of other packages, and where our wheel was; and what is double."""
+    for folder in ("bin", "share"):
+        shutil.rmtree(packages / folder, ignore_errors=True)
     for record in packages.glob("*.dist-info/direct_url.json"):
         record.unlink()
 
@@ -85,13 +94,15 @@ def _make_venv(venv: Path, python: Python, wheel: Wheel) -> None:
 
 
 def _make_share(tree: Path, data: Path, completion: str) -> None:
-    """Manual pages and completion where man and shells look for them, beside bin."""
+    """Manual pages and completion where they are looked for; `completion.bash` is what module files load."""
     share = tree / "share"
     share.mkdir()
     (share / "completion.bash").write_text(completion)
     (share / "chslurm").symlink_to(os.path.relpath(data, share))
-    if (data / "man").is_dir():
-        (share / "man").symlink_to("chslurm/man")
+    for folder, place in _SHARED.items():
+        if (data / folder).is_dir():
+            (share / place).parent.mkdir(exist_ok=True)
+            (share / place).symlink_to(os.path.relpath(data / folder, (share / place).parent))
 
 
 def _open_to_all(tree: Path) -> None:

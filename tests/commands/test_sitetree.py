@@ -111,6 +111,8 @@ def check_modes(prefix: Path) -> None:
 
 def test_one_after_the_other(install: Install, both: Path) -> None:
     assert run(both / "1.1/bin/chslurm") == "chslurm 1.1"
+    assert (both / "1.1/share/man/man1/chrun.1").is_file()
+    assert (both / "1.1/share/zsh/site-functions/_chslurm").is_file()
     assert install("--list").stdout.split("\n") == ["1.0          default", "1.1", ""]
     assert "1.0 is the default version; make another one that: --switch 1.1" in refusal(install("--uninstall", "1.0"))
     assert "version 1.2 is not in" in refusal(install("--switch", "1.2"))

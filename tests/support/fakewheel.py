@@ -30,6 +30,7 @@ def make_fake_wheel(folder: Path, version: str, note: str = "") -> Path:
         "chslurm/cli/oneguest.py": "from chslurm.cli.chrun import main\n",
         "chslurm/cli/main.py": "from chslurm.cli.chrun import main\n",
         "chslurm/data/man/man1/chrun.1": ".TH chrun 1\n",
+        "chslurm/data/completions/zsh/_chslurm": "#compdef chrun\n",
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: chslurm\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
