@@ -73,7 +73,7 @@ def make_tree(tree: Path, wheel: Wheel, python: Python, templates: Path, wheelho
 
 
 def _forget_places(packages: Path) -> None:
-    """Remove what knows where it was installed: programs of other packages, and where our wheel was; and what is double."""
+    """Remove what knows where it was installed: programs of other packages, where our wheel was; and what is double."""
     for folder in ("bin", "share"):
         shutil.rmtree(packages / folder, ignore_errors=True)
     for record in packages.glob("*.dist-info/direct_url.json"):
