@@ -34,6 +34,7 @@ from chslurm.errors import ChslurmError, UsageError
 from chslurm.host import nettrials, slurm, trials
 from chslurm.host.bounded import run_bounded
 from chslurm.host.doctorstep import ask_nodes
+from chslurm.host.process import make_own_argv
 from chslurm.host.slurmtrials import try_slurm
 from chslurm.host.trials import Patient
 from chslurm.plan import Mode
@@ -92,7 +93,7 @@ def check_nodes(
     allocation = slurm.read_allocation(environment)
     names = [node.name for node in allocation.nodes]
     options = [f"--jobbase={job_base}", *([] if tmp_dir is None else [f"--tmp-dir={tmp_dir}"])]
-    task = [sys.executable, "-P", "-m", "chslurm.cli.main", "doctor", "--as-node", *options]
+    task = make_own_argv("chslurm.cli.main", "doctor", "--as-node", *options)
     argv = slurm.make_step_argv(names, "/", [*task, *([] if image is None else ["--", str(image)])], environment)
     answers = ask_nodes(argv, names, _STEP_S + len(names) / 20)
     if not answers.ahead_s:

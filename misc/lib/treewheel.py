@@ -78,7 +78,7 @@ def find_wheel(given: Path | None, wheelhouse: Path | None, python: Python, work
 
 def make_pip(python: Python, work: Path) -> list[str | Path]:
     """Return the command that is pip: the interpreter's own or, where Debian has taken that out, a new one."""
-    options = ["--quiet", "--quiet", "--disable-pip-version-check", "--no-input"]
+    options = ["--quiet", "--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir"]
     if python.has_pip:
         return [python.program, "-I", "-m", "pip", *options]
     if not (work / "pip").exists():
