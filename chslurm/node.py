@@ -148,7 +148,7 @@ class Node:
             self._tell(EventKind.NODE_NOTE, text=f"guests run with {accelerator.upper()} ({reason}); {boots}{packets}")
             self._warn_of_memory_folders()
             firmware = find_firmware() if kernel and not display else None  # the quick one knows no screens
-            # SLURM's signals are for us: TERM to QEMU, which gets it from some process trackers, it would be a pulled plug.
+            # SLURM's signals are for us: some process trackers give them to QEMU, too; TERM would be a pulled plug.
             deaf_to = (signal.SIGTERM, *NOTICES) if self.plan.mode is Mode.CLUSTER else ()
             offer = Offer(accelerator, firmware, kernel, display, vhost)
             for guest, tap in zip(self.plan.guests_of(self.host), self.fabric.taps, strict=True):

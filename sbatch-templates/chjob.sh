@@ -1,12 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# A virtual cluster as a SLURM batch job. Submit it from the folder that holds examples/, and say which image to boot:
+# A job on several nodes, one guest on each
 #
 #     CHSLURM_IMAGE=/data/vm/image.qcow2 sbatch sbatch-templates/chjob.sh
 #
-# Three nodes: one guest per node, each as large as what SLURM gives this job there.
-#SBATCH -N 3
+# Each guest is as large as what SLURM gives this job on its node.
+#SBATCH --nodes=3
 #SBATCH --job-name=mpihello
 #SBATCH --time=00:30:00
 #SBATCH --output=chjob-%j.out
@@ -16,7 +16,10 @@
 ##SBATCH --mem=4G
 ##SBATCH --exclusive
 
+# What to boot; what every guest runs; the folder of yours that guests see as /ch/data1.
 IMAGE=${CHSLURM_IMAGE:?set it to the image to boot, for example /data/vm/image.qcow2}
+JOB=examples/mpihello/mpihello.sh
+DATA=examples/mpihello/data
 
 # The job directory charlie.DATE_TIME, with the output of the job in out/, appears in this folder, too.
 cd "$SLURM_SUBMIT_DIR" || exit
@@ -27,4 +30,4 @@ cd "$SLURM_SUBMIT_DIR" || exit
 #   --job FILE    what to run on every guest; without it the guests wait for a login (--interactive)
 #   --dir DIR     a directory of yours as /ch/data1 in all guests; repeat it for /ch/data2 and so on
 #   -n N          more guests than nodes, in all
-exec chrun --job examples/mpihello/mpihello.sh --dir examples/mpihello/data "$IMAGE"
+exec chrun --job "$JOB" --dir "$DATA" "$IMAGE"

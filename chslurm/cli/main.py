@@ -25,6 +25,7 @@ _COMMANDS = {
     "ssh": ("chslurm.cli.attach", "ssh", "Log in to a guest, or run a command there."),
     "status": ("chslurm.cli.look", "status", "Tell how a cluster and its guests fare."),
     "stop": ("chslurm.cli.attach", "stop", "Let a cluster end in order."),
+    "template": ("chslurm.cli.template", "template", "Batch scripts to start from."),
 }
 """Name -> (module that has the command, its name there, help)."""
 

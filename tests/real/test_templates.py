@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every batch template is submitted, by a user who has a checkout in his folder. They share the box's nodes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from realbox import Box, Job, wait_for
+from terminals import start_tmux
+
+pytestmark = pytest.mark.real
+
+TOP = Path(__file__).parents[2]
+SMALL = ("--cpus-per-task=1", "--mem=1000M")
+PATIENCE_S = 240
+
+
+@pytest.fixture
+def user(box: Box) -> Box:
+    """One with the examples and templates in his folder."""
+    for name in ("examples", "sbatch-templates"):
+        shutil.copytree(TOP / name, box.folder / name)
+    owner = box.folder.stat()
+    subprocess.run(["chmod", "-R", "u=rwX,go=rX", str(box.folder)], check=True)
+    subprocess.run(["chown", "-R", f"{owner.st_uid}:{owner.st_gid}", str(box.folder)], check=True)
+    return box
+
+
+def submit(box: Box, name: str, *new: str, options: tuple[str, ...] = SMALL) -> Job:
+    """Submit a template as it is, or one that is filled in."""
+    script = f"sbatch-templates/{name}.sh"
+    if new:
+        script = f"my{name}.sh"
+        made = box("chslurm", "template", "new", name, "-o", script, "--image", box.image, *new)
+        assert made.returncode == 0, made.stderr
+    done = box("sbatch", "--parsable", *options, script)
+    assert done.returncode == 0, done.stderr
+    return Job(box, done.stdout.strip())
+
+
+def read(box: Box, pattern: str) -> str:
+    """All that is in the files of this pattern, in the order of their names."""
+    return "".join(path.read_text() for path in sorted(box.folder.glob(pattern)))
+
+
+def summaries(box: Box, pattern: str) -> Iterator[dict[str, Any]]:
+    for path in sorted(box.folder.glob(f"{pattern}/run/summary.json")):
+        yield json.loads(path.read_text())
+
+
+def wait_text(box: Box, pattern: str, words: str) -> None:
+    wait_for(lambda: re.search(words, read(box, pattern)), PATIENCE_S, lambda: f"no {words!r} in {pattern}")
+
+
+def count(box: Box, folder: str, number: int) -> None:
+    """Make a folder for examples/checkpoint/count.sh, where this has been counted."""
+    data = box.folder / folder
+    data.mkdir(exist_ok=True)
+    box.write(f"{folder}/count.0", f"{number}\n", 0o600)
+    shutil.chown(data, data.parent.stat().st_uid, data.parent.stat().st_gid)
+
+
+def test_templates_do_what_they_say(user: Box) -> None:
+    count(user, "late", 1)
+    count(user, "again", 1)
+    program = ("--job", "examples/checkpoint/count.sh", "--dir")
+    again = submit(user, "chrequeue", *program, "again", "--", "3600")
+    late = submit(user, "chtime", *program, "late", "--", "3600")
+    mpi = submit(user, "chmpi")
+    array = submit(user, "charray")
+    many = submit(
+        user, "chmany", "--job", "examples/array/task.sh", "--dir", "examples/array/data", "--nodes=1", "--guests=3",
+        "--ram=256M", options=("--cpus-per-task=1", "--mem=1800M"),
+    )  # fmt: skip
+
+    for name, job in (("requeue-*", again), ("charlie.*", late)):
+        wait_text(user, f"{name}/out/0_job.out", "going on from 1")
+        assert user("scancel", "--batch", "--signal=USR1", job.id).returncode == 0
+    assert late.wait(PATIENCE_S)["ExitCode"] == "85:0"
+    assert "USR1 passed on to the job" in read(user, f"chtime-{late.id}.out")
+    assert int((user.folder / "late" / "count.0").read_text()) >= 1
+
+    wait_for(lambda: again.record()["Restarts"] == "1", PATIENCE_S, lambda: read(user, f"chrequeue-{again.id}.out"))
+    count(user, "again", 3599)
+    user("scontrol", "update", f"JobId={again.id}", "StartTime=now")  # SLURM lets a requeued job wait for two minutes
+    assert again.wait(PATIENCE_S)["ExitCode"] == "0:0"
+    attempts = [read(user, f"requeue-{again.id}.{number}/out/0_job.out") for number in (0, 1)]
+    assert re.fullmatch(r"going on from 1\ntold to stop at \d+\n", attempts[0])
+    assert attempts[1] == "going on from 3599\ncounted to 3600\n"
+    assert [summary["exit_status"] for summary in summaries(user, f"requeue-{again.id}.*")] == [85, 0]
+
+    for job in (mpi, array, many):
+        record = job.wait(PATIENCE_S)
+        assert record["ExitCode"] == "0:0", read(user, "ch*.out")
+    assert "2 processes on chgu0, chgu1\n" in read(user, "charlie.*/out/0_job.out")
+    assert read(user, f"array-{array.id}.*/out/0_job.out") == (
+        "task 0, guest 0 of 1: apple\ntask 1, guest 0 of 1: pear\n"
+    )
+    assert read(user, f"examples/array/data/result-{many.id}.*") == "".join(
+        f"task 0, guest {guest} of 3: {word}\n" for guest, word in enumerate(("apple", "pear", "plum"))
+    )
+
+
+def test_a_terminal_is_led_into_guest_0(user: Box, tmp_path: Path) -> None:
+    where = ["env", "-C", str(user.folder), f"CHSLURM_IMAGE={user.image}"]
+    command = ["bash", "sbatch-templates/chinteractive.sh", *SMALL]
+    with start_tmux(tmp_path) as tmux:
+        window = tmux.open("salloc", [user.program, "on", "login", "--user", user.user, "--", *where, *command])
+        wait_for(lambda: "charlie@chgu0:~$" in "\n".join(window.read()), PATIENCE_S, lambda: "\n".join(window.read()))
+        window.type("ls /ch/data1; sudo poweroff")
+        wait_for(lambda: "guest 0 was shut down" in "\n".join(window.read()), PATIENCE_S, lambda: str(window.read()))
+    assert "sbatch-templates" in read(user, "charlie.*/out/0_console.out")
+    wait_for(lambda: not user("squeue", "--noheader", "--me").stdout, PATIENCE_S, lambda: user("squeue").stdout)
