@@ -13,7 +13,7 @@ import click
 
 from chslurm import __version__
 from chslurm.cli.entry import run_command
-from chslurm.cli.options import DIR, FILE, find_current_directory
+from chslurm.cli.options import DIR, FILE, IMAGE, find_current_directory
 from chslurm.errors import ChslurmError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ A job may end with the same numbers: run/summary.json in the job directory names
 
 
 @click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("image", metavar="IMAGE", type=FILE)
+@click.argument("image", metavar="IMAGE", type=IMAGE)
 @click.argument("arguments", metavar="[-- ARGUMENTS...]", nargs=-1)
 @click.option("-n", "guests", metavar="N", help="Guests in all. Default: one for each node; 2 on a workstation.")
 @click.option("--job", type=FILE, help="Script that every guest runs, as /ch/meta/jobscript.")

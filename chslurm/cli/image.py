@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import click
 
-from chslurm.cli.options import find_current_directory, make_path
+from chslurm.cli.options import IMAGE, find_current_directory, make_path
 from chslurm.host.files import find_data
 from chslurm.image import DEFAULT_SIZE, DEFAULT_SUITE, build_image, create_image, make_build_options
 
@@ -33,7 +33,7 @@ def build(suite: str, include: tuple[str, ...], size: str, output: str, mirror: 
 
 
 @image.command()
-@click.argument("file", metavar="IMAGE")
+@click.argument("file", metavar="IMAGE", type=IMAGE)
 @click.option("--boot-timeout", metavar="SECONDS", help="Give up when the guest is not ready after so long.")
 def check(file: str, boot_timeout: str | None) -> int:
     """Boot IMAGE once and say whether it keeps the contract with guests.
@@ -46,7 +46,7 @@ def check(file: str, boot_timeout: str | None) -> int:
 
 
 @image.command()
-@click.argument("file", metavar="IMAGE")
+@click.argument("file", metavar="IMAGE", type=IMAGE)
 @click.option("--json", "as_json", is_flag=True, help="Print it for programs.")
 def info(file: str, as_json: bool) -> None:
     """Say what IMAGE is: size, layers, kernel, identity, who uses it now, and its history."""
@@ -57,7 +57,7 @@ def info(file: str, as_json: bool) -> None:
 
 
 @image.command()
-@click.argument("file", metavar="IMAGE")
+@click.argument("file", metavar="IMAGE", type=IMAGE)
 def history(file: str) -> None:
     """Say who made IMAGE of what, and who committed to it, the oldest first."""
     from chslurm.imageinfo import read_image_history, render_history

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chslurm.cli.options import DIR, FILE, find_current_directory, make_path
+from chslurm.cli.options import DIR, FILE, IMAGE, find_current_directory, make_path
 from chslurm.site import CONFIG_FILE, render_site
 from chslurm.slurmjob import SETTINGS_FILE
 
@@ -55,7 +55,7 @@ def workstation(verb: str, config: str, explain: bool) -> int:
 
 
 @net.command()
-@click.argument("image", metavar="[IMAGE]", required=False)
+@click.argument("image", metavar="[IMAGE]", required=False, type=IMAGE)
 @click.option("--taps", is_flag=True, help="Of a job's network that root has made, this node's TAPs: nothing boots.")
 @click.option("--short", is_flag=True, help="Fewer frames, and no second pass without filters.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table for programs.")

@@ -14,7 +14,7 @@ import click
 from chslurm import __version__
 from chslurm.cli.chrun import chrun, launch
 from chslurm.cli.entry import run_command
-from chslurm.cli.options import find_current_directory
+from chslurm.cli.options import IMAGE, find_current_directory
 from chslurm.errors import UsageError
 
 _OF_STEP = ("plan", "cluster_id", "digest", "taps")
@@ -22,7 +22,7 @@ _OF_STEP = ("plan", "cluster_id", "digest", "taps")
 _NOT_FOR_ONE = ("image", "guests", "xterm", "my_size", "nosync", "tunnel", "version", "help")
 """Parameters of the launcher that make no sense for a single guest, or are declared anew here."""
 
-_IMAGE = click.Argument(["image"], metavar="IMAGE", required=False)
+_IMAGE = click.Argument(["image"], metavar="IMAGE", required=False, type=IMAGE)
 """Before the arguments of the job script, which take all that is left."""
 
 _EPILOG = """\b

@@ -29,6 +29,8 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _SAFE = re.compile(r"[\w@%+=:,./~-]+")
 """A shell puts a completion into its command line as it is: what it would read as more than a word is not offered."""
 
+_IMAGE_SUFFIXES = (".qcow2", ".img", ".raw")
+
 _MOST = 300
 """No more completions than this: nobody reads them."""
 
@@ -77,7 +79,25 @@ class Place(_Text):
         return [CompletionItem(incomplete, type=self.name)]
 
 
-FILE, DIR = Place("file"), Place("dir")
+class ImageFile(Place):
+    """The path of an image: the shell is offered files that are called like one, and folders on the way."""
+
+    def __init__(self) -> None:
+        super().__init__("file")
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+        folder, slash, _ = incomplete.rpartition("/")
+        found: list[str] = []
+        with suppress(OSError, RuntimeError):  # no such folder, no such user
+            there = Path(f"{folder}{slash}" or ".").expanduser().iterdir()
+            found = sorted(path.name for path in there if path.suffix in _IMAGE_SUFFIXES)
+        offered = _offer([f"{folder}{slash}{name}" for name in found], incomplete)
+        if not offered:
+            return super().shell_complete(ctx, param, incomplete)
+        return [CompletionItem(incomplete, type="dir"), *offered]
+
+
+FILE, DIR, IMAGE = Place("file"), Place("dir"), ImageFile()
 
 
 class GuestNumber(_Number):

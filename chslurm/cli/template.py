@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chslurm.cli.options import DIR, FILE, find_current_directory
+from chslurm.cli.options import DIR, FILE, IMAGE, find_current_directory
 from chslurm.errors import ChslurmError, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +53,12 @@ def show(name: str) -> None:
 @click.argument("arguments", metavar="[-- ARGUMENTS...]", nargs=-1)
 @click.option("-o", "--output", type=FILE, help="The file to write. Default: NAME.sh.")
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")
-@click.option("--image", type=FILE, help="What to boot. Default: what CHSLURM_IMAGE says when the script is submitted.")
+@click.option(
+    "--image",
+    metavar="FILE",
+    type=IMAGE,
+    help="What to boot. Default: what CHSLURM_IMAGE says when the script is submitted.",
+)
 @click.option("--job", type=FILE, help="Script that every guest runs.")
 @click.option("--dir", type=DIR, help="Directory that guests see as /ch/data1.")
 @click.option("--nodes", metavar="N", help="How many nodes.")

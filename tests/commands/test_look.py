@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import click
 import pytest
+from terminals import Window, start_tmux
 
 from chslurm.cli.chrun import chrun
 from chslurm.cli.entry import run_command
@@ -33,6 +36,7 @@ from chslurm.report import make_summary, summary_to_json
 from chslurm.supervise import Supervisor
 
 FAKES = Path(__file__).parent.parent / "fakes" / "slurm"
+STATIC = Path(__file__).parents[2] / "completions"
 
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
@@ -477,6 +481,59 @@ def test_bash_completes(start: Callable[..., Running], monkeypatch: pytest.Monke
     assert complete_in_bash("vcluster", "--dir", "da")[0] == "compopt -o dirnames"
     assert complete_in_bash("chrun", "--jobd") == ["--jobdir"]
     assert complete_in_bash("oneguest", "--fo") == ["--force"]
+    Path("vm").mkdir()
+    for name in ("image.qcow2", "other.raw", "notes.txt", "odd name.qcow2"):
+        Path("vm", name).touch()
+    assert complete_in_bash("chrun", "vm/") == ["compopt -o dirnames", "vm/image.qcow2", "vm/other.raw"]
+    assert complete_in_bash("chslurm", "image", "info", "vm/o")[1:] == ["vm/other.raw"]
+    assert complete_in_bash("chrun", "vm/no")[0] == "compopt -o default"  # whatever there is
+    assert complete_in_bash("chslurm", "template", "show", "chm") == ["chmany", "chmpi"]
+
+
+TYPED = {
+    "bash": ("--norc", "PS1='> '; for p in chslurm chrun; do . {static}/bash/$p; done"),
+    "zsh": ("-f", "PS1='> '; fpath=({static}/zsh $fpath); autoload -U compinit; compinit -u -D"),
+    "fish": ("--no-config", "function fish_prompt; echo '> '; end; for p in {static}/fish/*.fish; source $p; end"),
+}
+
+
+@pytest.mark.parametrize("shell", TYPED)
+def test_tab_completes_images_and_guests(start: Callable[..., Running], cwd: Path, tmp_path: Path, shell: str) -> None:
+    """Typed in a terminal, with the files that are installed for this shell."""
+    if shutil.which(shell) is None or shutil.which("tmux") is None:
+        pytest.skip(f"{shell} or tmux is not installed")
+    start("charlie.1", 1)
+    Path("vm").mkdir()
+    Path("vm", "image.qcow2").touch()
+    Path("vm", "notes.txt").touch()
+    option, setup = TYPED[shell]
+    path = f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
+    with start_tmux(tmp_path) as tmux:
+        window = tmux.open(shell, ["env", "-C", str(cwd), f"HOME={os.environ['HOME']}", path, shell, option])
+        window.type(setup.format(static=STATIC))
+        window.type("clear; echo ready")
+        wait_for(partial(is_shown, window, "^ready"), window)
+        for typed, shown in (
+            ("chrun --job x vm/im", r"> chrun --job x vm/image\.qcow2"),
+            ("chslurm console -c cha", r"> chslurm console -c charlie\.1"),
+            ("chslurm console -c charlie.1 chgu", r"^chgu0 +chgu1"),
+            ("chslurm logs -c charlie.1 -w 0,", r"^0,0 +0,1"),
+        ):
+            window.press("C-u")
+            window.tmux("send-keys", "-t", window.name, "-l", "--", typed)
+            window.press("Tab", "Tab")
+            wait_for(partial(is_shown, window, shown), window)
+
+
+def is_shown(window: Window, pattern: str) -> bool:
+    return re.search(pattern, "\n".join(window.read()), re.MULTILINE) is not None
+
+
+def wait_for(look: Callable[[], bool], window: Window) -> None:
+    until_s = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < until_s, "\n".join(window.read())
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
