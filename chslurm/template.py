@@ -69,7 +69,7 @@ def fill_template(
     """Return the text of a script, for a file of this name, with the values of options put in.
 
     Paths become absolute. Where a template's script or folder is not replaced, it is that of `examples`, wherever
-    they are installed; but who brings a script or a program has its files where he submits.
+    they are installed; but who brings a script or a program has a folder `data` where he submits.
     Raises UsageError for values that the launcher would refuse, and for those that the template has no place for.
     """
     if not file_name.isprintable():
@@ -80,7 +80,7 @@ def fill_template(
     own_work = "JOB" in values or values.get("ARGUMENTS")
     for name, value in template.fields.items():
         if name not in values and value.startswith(_EXAMPLES):
-            values[name] = "." if name == "DATA" and own_work else str(examples / value.removeprefix(_EXAMPLES))
+            values[name] = "data" if name == "DATA" and own_work else str(examples / value.removeprefix(_EXAMPLES))
     lines = (_fill(line, values, file_name) for line in template.text.splitlines())
     return "".join(f"{line}\n" for line in lines)
 

@@ -18,4 +18,5 @@ DATA=examples/array/data
 
 # Tasks start at the same time in the same folder: each has a job directory of its own name.
 cd "$SLURM_SUBMIT_DIR" || exit
+mkdir -p "$DATA" || exit
 exec chrun --jobdir "array-$SLURM_ARRAY_JOB_ID.$SLURM_ARRAY_TASK_ID" --job "$JOB" --dir "$DATA" "$IMAGE"

@@ -13,8 +13,9 @@
 
 # What to boot; the folder of yours that guests see as /ch/data1; how many nodes, with a guest on each; for how long.
 IMAGE=${CHSLURM_IMAGE:?set it to the image to boot, for example /data/vm/image.qcow2}
-DATA=.
+DATA=data
 NODES=1
 TIME=01:00:00
 
+mkdir -p "$DATA" || exit
 exec salloc --nodes="$NODES" --time="$TIME" "$@" chrun --interactive --curses --dir "$DATA" "$IMAGE"

@@ -23,6 +23,7 @@ DATA=examples/mpihello/data
 
 # The job directory charlie.DATE_TIME, with the output of the job in out/, appears in this folder, too.
 cd "$SLURM_SUBMIT_DIR" || exit
+mkdir -p "$DATA" || exit
 
 # exec: chrun takes the place of this script. So scancel and the time limit reach chrun itself, which takes the guests
 # down in order; and the exit status of the job in the guests becomes that of the SLURM job.

@@ -24,4 +24,5 @@ RAM=512M
 
 # --my-size: take no more than that for a guest, whatever the nodes have.
 cd "$SLURM_SUBMIT_DIR" || exit
+mkdir -p "$DATA" || exit
 exec chrun -n "$GUESTS" --my-size --cores "$CORES" --ram "$RAM" --job "$JOB" --dir "$DATA" "$IMAGE"

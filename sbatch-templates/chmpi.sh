@@ -20,4 +20,5 @@ JOB=examples/mpi/mpirun.sh
 ARGUMENTS=(python3 rank.py)
 
 cd "$SLURM_SUBMIT_DIR" || exit
+mkdir -p "$DATA" || exit
 exec chrun --job "$JOB" --dir "$DATA" "$IMAGE" -- "${ARGUMENTS[@]}"

@@ -19,11 +19,12 @@
 IMAGE=${CHSLURM_IMAGE:?set it to the image to boot, for example /data/vm/image.qcow2}
 JOB=examples/checkpoint/count.sh
 ARGUMENTS=(3600)
-DATA=.
+DATA=data
 AGAIN=85
 
 # Each attempt has a job directory of its own; results are in DATA.
 cd "$SLURM_SUBMIT_DIR" || exit
+mkdir -p "$DATA" || exit
 attempt=requeue-$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
 chrun --jobdir "$attempt" --job "$JOB" --dir "$DATA" "$IMAGE" -- "${ARGUMENTS[@]}" &
 chrun=$!

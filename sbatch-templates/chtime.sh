@@ -16,8 +16,9 @@
 IMAGE=${CHSLURM_IMAGE:?set it to the image to boot, for example /data/vm/image.qcow2}
 JOB=examples/checkpoint/count.sh
 ARGUMENTS=(3600)
-DATA=.
+DATA=data
 
 # exec: the signal is for chrun. The example ends with 85 when there is more to do, and so does the SLURM job.
 cd "$SLURM_SUBMIT_DIR" || exit
+mkdir -p "$DATA" || exit
 exec chrun --job "$JOB" --dir "$DATA" "$IMAGE" -- "${ARGUMENTS[@]}"

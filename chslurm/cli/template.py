@@ -71,8 +71,8 @@ def new(name: str, arguments: tuple[str, ...], output: str | None, force: bool, 
     """Write a batch script made from the template NAME, with your values in it.
 
     Options that are not given keep the values of the template. Not every template has a place for each; ARGUMENTS are
-    those of the job script or, with chmpi, the program and its arguments. With a --job of yours and no --dir guests
-    see the folder that you submit from.
+    those of the job script or, with chmpi, the program and its arguments. With work of yours and no --dir guests see
+    the folder data where you submit, which is made if need be.
     """
     from chslurm.host.files import find_data, write_file
     from chslurm.template import fill_template, list_examples

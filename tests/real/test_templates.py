@@ -76,8 +76,8 @@ def test_templates_do_what_they_say(user: Box) -> None:
     mpi = submit(user, "chmpi")
     array = submit(user, "charray")
     many = submit(
-        user, "chmany", "--job", "examples/array/task.sh", "--dir", "examples/array/data", "--nodes=1", "--guests=3",
-        "--ram=256M", options=("--cpus-per-task=1", "--mem=1800M"),
+        user, "chmany", "--job", "examples/array/task.sh", "--dir", "examples/array/data", "--nodes=1", "--guests=2",
+        "--ram=256M", options=("--cpus-per-task=1", "--mem=1300M"),
     )  # fmt: skip
 
     for name, job in (("requeue-*", again), ("charlie.*", late)):
@@ -104,7 +104,7 @@ def test_templates_do_what_they_say(user: Box) -> None:
         "task 0, guest 0 of 1: apple\ntask 1, guest 0 of 1: pear\n"
     )
     assert read(user, f"examples/array/data/result-{many.id}.*") == "".join(
-        f"task 0, guest {guest} of 3: {word}\n" for guest, word in enumerate(("apple", "pear", "plum"))
+        f"task 0, guest {guest} of 2: {word}\n" for guest, word in enumerate(("apple", "pear"))
     )
 
 
@@ -113,8 +113,17 @@ def test_a_terminal_is_led_into_guest_0(user: Box, tmp_path: Path) -> None:
     command = ["bash", "sbatch-templates/chinteractive.sh", *SMALL]
     with start_tmux(tmp_path) as tmux:
         window = tmux.open("salloc", [user.program, "on", "login", "--user", user.user, "--", *where, *command])
-        wait_for(lambda: "charlie@chgu0:~$" in "\n".join(window.read()), PATIENCE_S, lambda: "\n".join(window.read()))
-        window.type("ls /ch/data1; sudo poweroff")
-        wait_for(lambda: "guest 0 was shut down" in "\n".join(window.read()), PATIENCE_S, lambda: str(window.read()))
-    assert "sbatch-templates" in read(user, "charlie.*/out/0_console.out")
+
+        def wait_shown(words: str) -> None:
+            def look() -> bool:
+                shown = "\n".join(window.read())
+                return words in shown or "Pane is dead" in shown
+
+            wait_for(look, PATIENCE_S, lambda: "\n".join(window.read()))
+            assert words in "\n".join(window.read())
+
+        wait_shown("charlie@chgu0:~$")
+        window.type("touch /ch/data1/seen && sudo poweroff")
+        wait_shown("guest 0 was shut down")
+    assert (user.folder / "data" / "seen").exists()
     wait_for(lambda: not user("squeue", "--noheader", "--me").stdout, PATIENCE_S, lambda: user("squeue").stdout)

@@ -15,8 +15,10 @@ from chslurm.cli.oneguest import oneguest
 _HEAD = """\
 # Commands
 
-Each prints what stands here with `--help`, and its version with `--version`. What an exit status means is told with the
-[job scripts](jobs.md#the-end). Sizes without a unit are in MiB; M, G and T are powers of 1024.
+Each prints what stands here with `--help`, and its version with `--version`. Manual pages say more: `man chrun`,
+`man chslurm-exec`, and so on; there are chslurm-config(5), chslurm-jobdir(5) and chslurm-job(7), too. What an exit
+status means is told with the [job scripts](jobs.md#the-end). Sizes without a unit are in MiB; M, G and T are powers of
+1024.
 
 | variable | effect |
 |---|---|

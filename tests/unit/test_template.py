@@ -62,11 +62,11 @@ def test_a_template_without_values_keeps_them_but_for_where_examples_are(name: s
     assert all(after[field].startswith(f"{EXAMPLES}/") for field in moved)
 
 
-def test_who_brings_a_script_has_his_files_where_he_submits() -> None:
+def test_who_brings_a_script_has_a_folder_where_he_submits() -> None:
     fields = Template("", fill("chjob", job="work.sh", image="/vm/i")).fields
-    assert (fields["JOB"], fields["DATA"], fields["IMAGE"]) == ("/home/user/work.sh", ".", "/vm/i")
+    assert (fields["JOB"], fields["DATA"], fields["IMAGE"]) == ("/home/user/work.sh", "data", "/vm/i")
     fields = Template("", fill("chmpi", "./a.out", "-x")).fields
-    assert (fields["JOB"], fields["DATA"]) == (f"{EXAMPLES}/mpi/mpirun.sh", ".")
+    assert (fields["JOB"], fields["DATA"]) == (f"{EXAMPLES}/mpi/mpirun.sh", "data")
     assert fields["ARGUMENTS"] == "(./a.out -x)"
     assert Template("", fill("chtime", job="w")).fields["ARGUMENTS"] == "()"
 
