@@ -16,7 +16,7 @@ PACKAGES=(
     shellcheck:shellcheck tmux:tmux gcc:gcc libc6-dev:gcc openssh-server:sshd
 )
 PACKAGED=( # what a wheel is made of
-    pyproject.toml README.md LICENSE NOTICE chslurm guest sbatch-templates examples
+    pyproject.toml README.md LICENSE NOTICE chslurm guest sbatch-templates examples man completions
     misc/{slurm-prolog,slurm-epilog,slurm-prolog-check,network-w-linux,chslurm-network.service}
 )
 IMAGE_MADE_OF=(guest/image chslurm/image.py chslurm/bundle.py chslurm/history.py chslurm/host/imagebuild.py chslurm/host/bundle.py)
