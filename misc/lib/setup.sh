@@ -13,7 +13,7 @@ PACKAGES=(
     python3-venv:python3 python3-pip:python3
     xterm:xterm xvfb:Xvfb xdotool:xdotool qemu-system-gui:qemu-system-x86_64
     lua5.3:lua5.3 lua-posix:lua5.3 lua-filesystem:lua5.3 lua-json:lua5.3 lua-term:lua5.3 tcl:tclsh # for Lmod and its rival
-    shellcheck:shellcheck tmux:tmux gcc:gcc libc6-dev:gcc openssh-server:sshd
+    shellcheck:shellcheck tmux:tmux zsh:zsh man-db:man gcc:gcc libc6-dev:gcc openssh-server:sshd
 )
 PACKAGED=( # what a wheel is made of
     pyproject.toml README.md LICENSE NOTICE chslurm guest sbatch-templates examples man completions

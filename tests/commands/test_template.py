@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`chslurm template` as users type it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chslurm.cli.entry import run_command
+from chslurm.cli.main import chslurm
+
+TOP = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["chslurm", "template", *words])
+    return run_command(chslurm, "chslurm")
+
+
+def test_templates_are_listed_and_shown(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "list") == 0
+    shown = dict(line.split(maxsplit=1) for line in capfd.readouterr().out.splitlines()[1:])
+    assert shown.keys() == {path.stem for path in (TOP / "sbatch-templates").iterdir()}
+    assert shown["chmany"] == "Many small guests on each node"
+    for name in ("charray", "charray.sh"):
+        assert run(monkeypatch, "show", name) == 0
+        assert capfd.readouterr().out == (TOP / "sbatch-templates" / "charray.sh").read_text()
+    assert run(monkeypatch, "show", "../guest/boot") == 64
+    assert "template '../guest/boot': unknown; use one of charray, " in capfd.readouterr().err
+
+
+def test_a_script_is_written_and_none_is_lost(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    script = folder / "chmpi.sh"
+    assert run(monkeypatch, "new", "chmpi", "--image", "i.qcow2", "--", "./a.out", "-o", "x y") == 0
+    assert capfd.readouterr().out.startswith("chmpi.sh: written; start it with: sbatch chmpi.sh\n")
+    assert script.stat().st_mode & 0o7777 == 0o755
+    text = script.read_text()
+    assert f"IMAGE={folder}/i.qcow2\n" in text
+    assert "ARGUMENTS=(./a.out -o 'x y')\n" in text
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+
+    assert run(monkeypatch, "new", "chmpi", "--nodes", "9") == 64
+    assert capfd.readouterr().err == (
+        "chslurm: chmpi.sh: is there already; choose another name with -o, or replace it with --force\n"
+    )
+    assert script.read_text() == text
+    assert run(monkeypatch, "new", "chmpi", "--nodes", "9", "--force") == 0
+    assert "#SBATCH --nodes=9\n" in script.read_text()
+
+    os.symlink("/nowhere", "link.sh")
+    assert run(monkeypatch, "new", "chjob", "-o", "link.sh") == 64
+    assert run(monkeypatch, "new", "chjob", "-o", "no/such/folder.sh") == 70
+    assert "can't write no/such/folder.sh: No such file or directory" in capfd.readouterr().err
