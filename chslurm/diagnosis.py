@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -154,11 +155,16 @@ def judge_vhost(works: bool) -> Row:
     return Row(Topic.VHOST, "not for us: QEMU passes packets, which is slower", Verdict.WARNING, remedy)
 
 
-def judge_image(tried: Tried) -> Row:
+def judge_image(tried: Tried, path: str) -> Row:
     """The launcher's own look at the image."""
-    if tried.trouble:
-        return Row(Topic.IMAGE, tried.trouble, Verdict.FAILED, tried.hint)
-    return Row(Topic.IMAGE, tried.found)
+    if not tried.trouble:
+        return Row(Topic.IMAGE, tried.found)
+    remedy = tried.hint
+    if tried.trouble.endswith("Permission denied"):
+        remedy = f"its owner lets you read it: chmod a+r {shlex.quote(path)}, and folders above: chmod a+x"
+    elif tried.trouble.endswith("No such file or directory"):
+        remedy = f"ls -l {shlex.quote(path)}; all nodes have to see it"
+    return Row(Topic.IMAGE, tried.trouble, Verdict.FAILED, remedy)
 
 
 def judge_memory(facts: MemoryFacts, needs: Needs) -> Row:

@@ -13,6 +13,8 @@ from chslurm.filters import Family
 from chslurm.kinds import Mode, TunnelKind
 from chslurm.linkfilters import render_refusals
 
+_TAKES_NETWORK = "takes a user namespace, a TAP and filters"
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkFacts:
@@ -65,8 +67,10 @@ def _judge_wireguard(tried: Tried | None, needs: Needs) -> Row:
     return Row(Topic.WIREGUARD, found, Verdict.FAILED if needed else Verdict.WARNING, "sudo modprobe wireguard")
 
 
-def judge_outside(tried: Tried, needs: Needs, family: remedies.Family) -> Row:
+def judge_outside(tried: Tried | None, needs: Needs, family: remedies.Family) -> Row:
     """pasta, or slirp4netns in its place, joins a workstation's guests to the outside."""
+    if tried is None:
+        return Row(Topic.OUTSIDE, _TAKES_NETWORK, Verdict.NOT_TRIED)
     if not tried.trouble:
         return Row(Topic.OUTSIDE, tried.found)
     needed = needs.mode is Mode.WORKSTATION and needs.own_network
@@ -76,8 +80,10 @@ def judge_outside(tried: Tried, needs: Needs, family: remedies.Family) -> Row:
     return Row(Topic.OUTSIDE, tried.trouble, Verdict.FAILED if needed else Verdict.WARNING, remedy)
 
 
-def judge_vxlan(tried: Tried, needs: Needs, family: remedies.Family) -> Row:
+def judge_vxlan(tried: Tried | None, needs: Needs, family: remedies.Family) -> Row:
     """A tunnel of pasta and VXLAN, opened as to another host."""
+    if tried is None:
+        return Row(Topic.VXLAN, _TAKES_NETWORK, Verdict.NOT_TRIED)
     if not tried.trouble:
         return Row(Topic.VXLAN, tried.found)
     needed = needs.host_ct > 1 and needs.own_network

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from chslurm.diagnosis import Tried
 from chslurm.errors import ChslurmError
-from chslurm.host.fabric import start_fabric
+from chslurm.host.fabric import Fabric, own_address, start_fabric
 from chslurm.host.links import find_link_alias
 from chslurm.host.namespaces import Namespaces, open_tap
 from chslurm.host.pasta import find_interface
@@ -20,7 +19,7 @@ from chslurm.host.sitetaps import find_site_offer
 from chslurm.host.tunnelport import reserve_tunnel_port
 from chslurm.jobnet import JobNames, parse_alias
 from chslurm.netdiagnosis import NetworkFacts
-from chslurm.network import make_host_network
+from chslurm.network import HostNetwork, make_host_network
 from chslurm.plan import Mode
 from chslurm.tunnel import Peer
 
@@ -52,34 +51,41 @@ def try_network() -> NetworkFacts:
     return NetworkFacts(found, settings, tun, filters, namespaces.refused, wireguard)
 
 
-def try_outside() -> Tried:
-    """Join a network to the outside, as that of a workstation's guests, and say how."""
+def try_outside() -> Tried | None:
+    """Join a network to the outside, as that of a workstation's guests, and say how; None when there is no network."""
 
-    async def join() -> str:
+    async def join(fabric: Fabric) -> str:
         return fabric.join_outside()
 
-    with tempfile.TemporaryDirectory(prefix="chslurm-doctor-") as folder:
-        try:
-            with start_fabric(make_host_network(1, 1, Mode.WORKSTATION), Path(folder)) as fabric:
-                return Tried(asyncio.run(join()))
-        except ChslurmError as error:
-            return Tried(trouble=_without_folder(error.message, folder), hint=_without_folder(error.hint, folder))
+    return _try_with_fabric(make_host_network(1, 1, Mode.WORKSTATION), lambda fabric: asyncio.run(join(fabric)))
 
 
-def try_vxlan() -> Tried:
-    """Open the tunnel to another host, which there is not."""
-    with tempfile.TemporaryDirectory(prefix="chslurm-doctor-") as folder:
+def try_vxlan() -> Tried | None:
+    """Open the tunnel to another host, which there is not; None when there is no network of ours."""
+
+    def open_tunnel(fabric: Fabric) -> str:
+        address = _find_address()
+        with reserve_tunnel_port() as port:
+            number = port.getsockname()[1]
+            peers = [Peer(1, address, number), Peer(2, _SOMEBODY, number)]
+            guarded = fabric.open_tunnel(peers, _VNI, _PATH_MTU, port)
+        kept = "" if guarded else "; this release of pasta leaves its port open to other users of the node"
+        return f"opens, carried by pasta over {find_interface(address)}{kept}"
+
+    return _try_with_fabric(make_host_network(1, 1, Mode.CLUSTER, 2), open_tunnel)
+
+
+def _try_with_fabric(network: HostNetwork, work: Callable[[Fabric], str]) -> Tried | None:
+    with tempfile.TemporaryDirectory(prefix="chslurm-doctor-") as folder, ExitStack() as stack:
         try:
-            with start_fabric(make_host_network(1, 1, Mode.CLUSTER, 2), Path(folder)) as fabric:
-                address = _find_address()
-                with reserve_tunnel_port() as port:
-                    number = port.getsockname()[1]
-                    peers = [Peer(1, address, number), Peer(2, _SOMEBODY, number)]
-                    guarded = fabric.open_tunnel(peers, _VNI, _PATH_MTU, port)
-                kept = "" if guarded else "; this release of pasta leaves its port open to other users of the node"
-                return Tried(f"opens, carried by pasta over {find_interface(address)}{kept}")
+            fabric = stack.enter_context(start_fabric(network, Path(folder)))
+        except ChslurmError:  # told by rows of its own
+            return None
+        try:
+            return Tried(work(fabric))
         except ChslurmError as error:
-            return Tried(trouble=_without_folder(error.message, folder), hint=_without_folder(error.hint, folder))
+            hint = "" if error.hint.startswith(f"see {folder}") else error.hint  # logs of a trial are gone with it
+            return Tried(trouble=error.message, hint=hint)
 
 
 def find_site(mode: Mode, job_id: str) -> str:
@@ -101,11 +107,11 @@ def has_room(mode: Mode, job_id: str, guest_ct: int) -> bool:
 
 
 def _find_address() -> str:
-    """An address of ours by which others could be reached; loopback when there is none."""
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((_SOMEBODY, 9))
-        return str(probe.getsockname()[0])
-    return "127.0.0.1"
+    """An address of ours by which others could be reached. Raises ChslurmError."""
+    try:
+        return own_address(_SOMEBODY)
+    except ChslurmError as error:
+        raise ChslurmError("this host has no way to others by IPv4", hint="ip -4 route shows those it has") from error
 
 
 def _try(work: Callable[[], object], found: str) -> Tried:
@@ -114,11 +120,6 @@ def _try(work: Callable[[], object], found: str) -> Tried:
     except ChslurmError as error:
         return Tried(trouble=error.message, hint=error.hint)
     return Tried(found)
-
-
-def _without_folder(text: str, folder: str) -> str:
-    """Logs of a trial are gone with it."""
-    return "" if text.startswith(f"see {folder}") else text
 
 
 def _read_setting(name: str) -> str:

@@ -117,9 +117,9 @@ def try_image(patient: Patient) -> Iterator[Row]:
         bundle = read_boot_bundle(Path(image.path), image.format)
         boots = f"kernel {bundle.version} from its bundle" if bundle else "its own boot loader (no boot bundle)"
         layers = f", {len(image.layers)} layers" if len(image.layers) > 1 else ""
-        yield judge_image(Tried(f"{image.path} ({image.format}{layers}): {boots}"))
+        yield judge_image(Tried(f"{image.path} ({image.format}{layers}): {boots}"), image.path)
     except ChslurmError as error:
-        yield judge_image(Tried(trouble=error.message, hint=error.hint))
+        yield judge_image(Tried(trouble=error.message, hint=error.hint), str(patient.image))
 
 
 def try_network(patient: Patient) -> Iterator[Row]:
