@@ -89,7 +89,7 @@ OF_A_LAUNCH = frozenset(
     {
         *(Topic.PROGRAMS, Topic.QEMU, Topic.KVM, Topic.PASSTHROUGH, Topic.IMAGE, Topic.NAMESPACES, Topic.TUN),
         *(Topic.FILTERS, Topic.OUTSIDE, Topic.WIREGUARD, Topic.VXLAN, Topic.MEMORY, Topic.JOB_SPACE, Topic.TMP_SPACE),
-        *(Topic.PATHS, Topic.LIMITS),
+        *(Topic.PATHS, Topic.LIMITS, Topic.SITE),
     }
 )
 """What a launch that has failed on a host looks at there."""

@@ -196,7 +196,11 @@ def _more_memory(cluster: bool) -> str:
 def judge_space(topic: Topic, facts: SpaceFacts, option: str) -> Row:
     """A folder that is written to; `option` names another."""
     found = f"{facts.path} ({facts.file_system}): {_render_roughly(facts.free_mib)} free"
-    other = f"free some (du -xsh {facts.path}), or name another folder: {option}" if option else ""
+    other = f"free some (du -xsh {facts.path})" + (f", or name another folder: {option}" if option else "")
+    if facts.trouble.startswith("No such"):
+        other = f"mkdir -p {facts.path}" + (f" where guests run, or name another folder: {option}" if option else "")
+    elif facts.trouble.startswith(("Permission", "Read-only")):
+        other = f"ls -ld {facts.path}" + (f"; or name another folder: {option}" if option else "")
     if facts.trouble:
         return Row(topic, f"{facts.path}: {facts.trouble}", Verdict.FAILED if option else Verdict.WARNING, other)
     if facts.free_mib < _NO_SPACE_MIB:

@@ -10,7 +10,7 @@ from chslurm import remedies
 from chslurm.checkup import Needs, Row, Topic, Verdict
 from chslurm.diagnosis import Tried
 from chslurm.filters import Family
-from chslurm.kinds import Mode, TunnelKind
+from chslurm.kinds import Mode, NetworkKind, TunnelKind
 from chslurm.linkfilters import render_refusals
 
 _TAKES_NETWORK = "takes a user namespace, a TAP and filters"
@@ -93,8 +93,10 @@ def judge_vxlan(tried: Tried | None, needs: Needs, family: remedies.Family) -> R
     return Row(Topic.VXLAN, tried.trouble, Verdict.FAILED if needed else Verdict.WARNING, remedy)
 
 
-def judge_site(found: str, why_not: str = "") -> Row:
-    """A network of root's is never needed, unless it is asked for: then the launcher says what is wrong."""
+def judge_site(found: str, needs: Needs) -> Row:
+    """A network of root's is not needed, unless it is asked for."""
     if found:
         return Row(Topic.SITE, found)
-    return Row(Topic.SITE, why_not or "none here: guests have one of their own, without root")
+    if needs.network is NetworkKind.SITE:
+        return Row(Topic.SITE, "none here", Verdict.FAILED, "leave out --network site")
+    return Row(Topic.SITE, "none here: guests have one of their own, without root")

@@ -38,7 +38,8 @@ def judge_slurm(facts: SlurmFacts, family: remedies.Family, *, in_job: bool) -> 
     if facts.job:
         yield Row(Topic.JOB, _render_job(facts.job))
     elif facts.job_trouble:
-        yield Row(Topic.JOB, facts.job_trouble.trouble, Verdict.FAILED, facts.job_trouble.hint)
+        remedy = facts.job_trouble.hint or "env | grep ^SLURM shows them: start it in the job itself, and copy none"
+        yield Row(Topic.JOB, facts.job_trouble.trouble, Verdict.FAILED, remedy)
     else:
         yield Row(Topic.JOB, "none: salloc -N2 chslurm doctor --nodes looks at nodes", Verdict.NOT_TRIED)
     if facts.step:

@@ -22,28 +22,30 @@ _TICK_S = 0.01
 
 
 def run_bounded(work: Mapping[str, Callable[[], bytes]], timeout_s: float) -> dict[str, bytes | None]:
-    """Do all of `work`; return what each piece returned, by its name; None of what broke or was too late."""
+    """Do all of `work`; return what each piece returned, by its name: nothing of what broke, None of what is late."""
     children: dict[int, tuple[str, int]] = {}  # descriptor -> name, pid
+    forked = set()
     for name, do in work.items():
         with contextlib.suppress(OSError):  # no more processes are allowed
             pid, fd = _fork(do)
             children[fd] = name, pid
+            forked.add(name)
     answers = _collect(children, time.monotonic() + timeout_s)
     _end(pid for _, pid in children.values())
-    return {name: answers.get(name) for name in work}
+    return {name: answers.get(name) if name in forked else b"" for name in work}
 
 
-def _collect(children: Mapping[int, tuple[str, int]], until_s: float) -> dict[str, bytes | None]:
-    """Read the answers. An empty one is none: whoever has nothing to say says so in some way."""
+def _collect(children: Mapping[int, tuple[str, int]], until_s: float) -> dict[str, bytes]:
+    """Read the answers that come in time."""
     words = dict.fromkeys(children, b"")
-    waited, answers = set(children), dict[str, bytes | None]()
+    waited, answers = set(children), dict[str, bytes]()
     while waited and (left_s := until_s - time.monotonic()) > 0:
         for fd in select.select(list(waited), [], [], left_s)[0]:
             part = os.read(fd, 65536)
             words[fd] += part
             if not part or len(words[fd]) > _MOST_BYTES:
                 waited.discard(fd)
-                answers[children[fd][0]] = words[fd] or None
+                answers[children[fd][0]] = words[fd]
     for fd in children:
         os.close(fd)
     return answers

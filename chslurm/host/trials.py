@@ -139,7 +139,7 @@ def try_vxlan(patient: Patient) -> Iterator[Row]:
 
 def try_site(patient: Patient) -> Iterator[Row]:
     """What root has made for us."""
-    yield judge_site(nettrials.find_site(patient.needs.mode, patient.job_id))
+    yield judge_site(nettrials.find_site(patient.needs.mode, patient.job_id), patient.needs)
 
 
 def try_memory(patient: Patient) -> Iterator[Row]:
@@ -151,7 +151,7 @@ def try_memory(patient: Patient) -> Iterator[Row]:
 
 def try_job_space(patient: Patient) -> Iterator[Row]:
     """Where job directories are."""
-    yield judge_space(Topic.JOB_SPACE, _try_folder(patient.job_base), "--jobbase")
+    yield judge_space(Topic.JOB_SPACE, _try_folder(_existing(patient.job_base)), "--jobbase")
 
 
 def try_tmp_space(patient: Patient) -> Iterator[Row]:
@@ -197,19 +197,18 @@ def try_clock(patient: Patient) -> Iterator[Row]:
 
 def _try_folder(folder: Path) -> SpaceFacts:
     """Really write: quotas and read-only file systems are seen in no number."""
-    place = _existing(folder)
-    kind, free_mib, trouble = read_file_system(place), 0, ""
+    kind, free_mib, trouble = read_file_system(folder), 0, ""
     try:
-        found = os.statvfs(place)
+        found = os.statvfs(folder)
         free_mib = found.f_bavail * found.f_frsize // _MIB
-        with tempfile.TemporaryFile(dir=place, buffering=0) as file:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
             written = file.write(bytes(_TRIAL_BYTES))
             os.fsync(file.fileno())
         if written < _TRIAL_BYTES:
             trouble = "No space left on device"
     except OSError as error:
         trouble = str(error.strerror or error)
-    return SpaceFacts(str(place), kind, free_mib, trouble)
+    return SpaceFacts(str(folder), kind, free_mib, trouble)
 
 
 def _existing(folder: Path) -> Path:

@@ -182,8 +182,9 @@ def test_a_wrong_kvm(host: BrokenHost, device: str, found: str, remedy: str) -> 
 
 def test_wrong_variables_of_slurm(host: BrokenHost) -> None:
     host.env = {"SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "cn[1-"}
+    remedy = "env | grep ^SLURM shows them: start it in the job itself, and copy none"
     status, rows = host.doctor()
-    assert (status, rows["SLURM job"]) == (1, ("failed", "SLURM_JOB_NODELIST 'cn[1-': unbalanced brackets", ""))
+    assert (status, rows["SLURM job"]) == (1, ("failed", "SLURM_JOB_NODELIST 'cn[1-': unbalanced brackets", remedy))
     assert host.launch() == (64, ["SLURM_JOB_NODELIST 'cn[1-': unbalanced brackets"])
 
 
