@@ -8,7 +8,7 @@ come up. Whatever goes wrong here never hides why the launch failed. The doctor 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -26,11 +26,14 @@ from chslurm.request import Request
 
 if TYPE_CHECKING:
     from chslurm.checkup import Needs, Topic
+    from chslurm.host.steward import Steward
     from chslurm.host.trials import Patient
 
 
-def tell_causes(plan: Plan, number: int) -> None:
-    """Tell the head what on this host could be why no guest has come up."""
+def tell_causes(plan: Plan, number: int, stewards: Sequence[Steward], *, failed: bool) -> None:
+    """Tell the head what on this host could be why no guest has come up: because it failed, or its guests at once."""
+    if any(guest.spoke for guest in stewards) or not (failed or any(guest.stillborn for guest in stewards)):
+        return
     from chslurm.checkup import OF_A_LAUNCH, Needs, Topic
 
     host = plan.host(number)

@@ -56,3 +56,8 @@ class DeviceError(ChslurmError):
 
 class ProcessError(ChslurmError):
     """A program could not be started, failed, or did not end in time."""
+
+
+def explained(error: Exception) -> ChslurmError:
+    """Return what the user is told: whatever goes wrong on a host reaches him, also what nobody thought of."""
+    return error if isinstance(error, ChslurmError) else ChslurmError(f"{type(error).__name__}: {error}")

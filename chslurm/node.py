@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from chslurm.aftermath import tell_causes
-from chslurm.errors import ChslurmError, ExitCode
+from chslurm.errors import ChslurmError, ExitCode, explained
 from chslurm.guest import Kernel, Offer, make_machine
 from chslurm.guest_files import make_guest_files
 from chslurm.host.accel import choose_accelerator, find_firmware, find_qemu, has_vhost
@@ -54,8 +54,7 @@ def run_node(
     `taps` are those that the launcher has taken, when guests are in a network that root has made.
     """
     number = host_number or int(os.environ.get("SLURM_PROCID", "0")) + 1
-    plan, nodes = None, list[Node]()
-    status = 0
+    plan, nodes, status = None, list[Node](), 0
     try:
         plan = read_plan(plan_file, cluster_id=cluster_id, digest=digest)
         host = plan.host(number)
@@ -65,10 +64,10 @@ def run_node(
             asyncio.run(_live(plan, host, fabric, nodes))
     except Exception as error:
         traceback.print_exc()
-        tell(Event(EventKind.NODE_FAILED, number, text=str(_explained(error))))
+        tell(Event(EventKind.NODE_FAILED, number, text=str(explained(error))))
         status = int(ExitCode.MACHINERY)
-    if plan and (status or nodes[0].stillborn) and not any(guest.spoke for node in nodes for guest in node.stewards):
-        tell_causes(plan, number)
+    if plan:
+        tell_causes(plan, number, [steward for node in nodes for steward in node.stewards], failed=bool(status))
     if not status:
         tell(Event(EventKind.NODE_DONE, number))
     return status
@@ -77,11 +76,6 @@ def run_node(
 async def _live(plan: Plan, host: Host, fabric: AnyFabric, nodes: list[Node]) -> None:
     nodes.append(Node(plan, host, fabric))
     await nodes[0].live()
-
-
-def _explained(error: Exception) -> ChslurmError:
-    """Whatever goes wrong on a host reaches the user, also what nobody thought of."""
-    return error if isinstance(error, ChslurmError) else ChslurmError(f"{type(error).__name__}: {error}")
 
 
 class Node:
@@ -105,7 +99,6 @@ class Node:
         self._heard_s = time.monotonic()
         self._bystander: Bystander | None = None  # in a check of the network
         self._ending = self._hurried = False  # somebody has told the guests to end; SLURM may kill everything soon
-        self.stillborn = False  # a guest ended by itself before its first word
 
     async def live(self) -> None:
         """The story. Raises ChslurmError when something of the host itself fails; its guests are gone by then."""
@@ -121,7 +114,7 @@ class Node:
             if self._failure.done():
                 self._failure.result()
         except Exception as error:  # before the ends of the guests that follow from it, and would be taken for causes
-            self._tell(EventKind.NODE_FAILED, text=str(_explained(error)))
+            self._tell(EventKind.NODE_FAILED, text=str(explained(error)))
             raise
         finally:
             self._each(Steward.kill)  # those that are left when the host has failed
@@ -168,12 +161,11 @@ class Node:
     async def _see_out(self, steward: Steward) -> None:
         """Wait for the end of a guest and put its disks away. Trouble with them is no reason to end the others."""
         await steward.see_out()
-        self.stillborn |= not (steward.spoke or self._ending)
         self._attached.let_go(steward.guest.id)
         try:
             await steward.put_away(cleanup=self.plan.cleanup, hurry=self._hurried)
         except Exception as error:
-            self._troubles.append(_explained(error))
+            self._troubles.append(explained(error))
 
     async def _connect(self, number: int, port: int) -> Stream:
         """Connect the user to a port of a guest here."""
@@ -282,7 +274,7 @@ class Node:
 
     def _fail(self, error: Exception) -> None:
         if not self._failure.done():
-            self._failure.set_exception(_explained(error))
+            self._failure.set_exception(explained(error))
 
     # -- small things -------------------------------------------------------------------------------------------------
 

@@ -52,9 +52,11 @@ class Steward:
         self.disks = disks
         self.log = log
         self.spoke = False
+        self.stillborn = False  # it has ended by itself before its first word
         self._tell = tell
         self._files: Sequence[GuestFile] | None = None  # who the guest is, once that is known
         self._told = False
+        self._told_to_end = False
         self._words = 0
         self._next_work_s = 0.0
         self._protocol = 0  # what its agent knows
@@ -93,6 +95,7 @@ class Steward:
 
     def power_down(self) -> None:
         """Ask the guest to shut down; one that never spoke can't hear it and is ended at once."""
+        self._told_to_end = True
         if self.spoke:
             self.qemu.power_down()
         else:
@@ -100,16 +103,19 @@ class Steward:
 
     def quit(self) -> None:
         """End the guest without asking it."""
+        self._told_to_end = True
         self.qemu.quit()
 
     def kill(self) -> None:
         """End the guest by the kernel."""
+        self._told_to_end = True
         self.qemu.kill()
 
     async def see_out(self) -> None:
         """Wait for the guest's end and report it."""
         ending: Ending = await self.qemu.ending
         clean = ending.clean and not self._failure
+        self.stillborn = not (self.spoke or self._told_to_end)
         self._report(EventKind.GUEST_GONE, text=self._failure or ending.why, status=0 if clean else 1)
 
     async def put_away(self, *, cleanup: bool, hurry: bool) -> None:
