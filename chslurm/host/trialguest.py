@@ -57,7 +57,8 @@ def try_guest(program: str, accelerator: Accelerator, *, passthrough: bool = Tru
             job_errors=_NOWHERE,
         )
         argv = [*make_qemu_argv(machine, program), *_DEBUG_EXIT]
-        done = run(argv, timeout_s=_TIMEOUT_S, check=False, pass_fds=[firmware, *machine.fds])
+        fds = [firmware, *machine.fds]
+        done = run(argv, timeout_s=_TIMEOUT_S, check=False, pass_fds=fds, die_with_parent=True)
     return replace(done, stderr=_last_words(done.stderr, program))
 
 
