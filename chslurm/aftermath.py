@@ -20,7 +20,7 @@ from chslurm.host.lines import tell
 from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, decode_event
 from chslurm.phases import Cause
-from chslurm.plan import Accelerator, Mode, NetworkKind, Plan
+from chslurm.plan import Mode, NetworkKind, Plan
 from chslurm.report import Summary
 from chslurm.request import Request
 
@@ -34,7 +34,7 @@ def tell_causes(plan: Plan, number: int, stewards: Sequence[Steward], *, failed:
     """Tell the head what on this host could be why no guest has come up: because it failed, or its guests at once."""
     if any(guest.spoke for guest in stewards) or not (failed or any(guest.stillborn for guest in stewards)):
         return
-    from chslurm.checkup import OF_A_LAUNCH, Needs, Topic
+    from chslurm.checkup import OF_A_LAUNCH, Needs
 
     host = plan.host(number)
     guests = plan.guests_of(host)
@@ -48,10 +48,7 @@ def tell_causes(plan: Plan, number: int, stewards: Sequence[Steward], *, failed:
         network=plan.network,
         site=plan.network is NetworkKind.SITE,
     )
-    spared = _find_spared(needs)
-    if plan.accelerator is not Accelerator.KVM:
-        spared.add(Topic.KVM)
-    for line in _explain(_make_patient(plan, needs), OF_A_LAUNCH - spared, os.environ):
+    for line in _explain(_make_patient(plan, needs), OF_A_LAUNCH - _find_spared(needs), os.environ):
         tell(Event(EventKind.CHECKUP, number, text=line))
 
 

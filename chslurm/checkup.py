@@ -97,6 +97,9 @@ OF_A_LAUNCH = frozenset(
 OF_A_HEAD = frozenset({Topic.PROGRAMS, Topic.IMAGE, Topic.JOB_SPACE, Topic.PATHS, Topic.SLURM, Topic.JOB, Topic.STEPS})
 """The same where the launcher itself runs, when no host has started."""
 
+_NO_CAUSES = {Topic.KVM, Topic.VHOST, Topic.WIREGUARD}
+"""Warnings about these say that guests are slower, or less safe, and not why there are none."""
+
 MOST_TOLD = 6
 """So many rows end a launch that has failed."""
 
@@ -113,7 +116,7 @@ def choose_told(rows: Iterable[Row]) -> list[Row]:
     """Return the rows that a launch which has failed ends with: what fails, or else what could have to do with it."""
     rows = list(rows)
     failed = [row for row in rows if row.verdict is Verdict.FAILED]
-    warned = [row for row in rows if row.verdict is Verdict.WARNING]
+    warned = [row for row in rows if row.verdict is Verdict.WARNING and row.topic not in _NO_CAUSES]
     return (failed or warned)[:MOST_TOLD]
 
 

@@ -379,7 +379,8 @@ def test_rows_that_all_nodes_have_are_shown_once() -> None:
 
 def test_a_failed_launch_is_told_what_fails_and_else_what_could_matter() -> None:
     assert choose_told([QEMU, KVM, TUN]) == [TUN]
-    assert choose_told([QEMU, KVM]) == [KVM]
+    little = Row(Topic.MEMORY, "little", Verdict.WARNING, "less")
+    assert choose_told([QEMU, KVM, little]) == [little]
     assert choose_told([QEMU]) == []
     assert len(choose_told([TUN] * 20)) == MOST_TOLD
     assert render_told({render_row(TUN): ["cn002", "cn003"]}, 3) == [
