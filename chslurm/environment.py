@@ -43,12 +43,12 @@ def find_job_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 def find_proxies(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the proxies without a password."""
-    return {name: value for name, value in _proxies(environment).items() if not _has_password(value)}
+    return {name: value for name, value in _proxies(environment).items() if not has_password(value)}
 
 
 def find_secret_proxies(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the proxies with a password."""
-    return {name: value for name, value in _proxies(environment).items() if _has_password(value)}
+    return {name: value for name, value in _proxies(environment).items() if has_password(value)}
 
 
 def render_exports(variables: Mapping[str, str]) -> str:
@@ -66,7 +66,8 @@ def _proxies(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: _clean(environment[name]) for name in names if environment.get(name)}
 
 
-def _has_password(value: str) -> bool:
+def has_password(value: str) -> bool:
+    """Say whether the address of a proxy holds one."""
     return "@" in value
 
 

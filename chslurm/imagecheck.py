@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 
 from chslurm.cluster import run_cluster
+from chslurm.host.configfiles import settle_request
 from chslurm.host.files import find_data
 from chslurm.jobdir import JobDir
-from chslurm.request import NOTHING_ASKED, RawOptions, make_request
+from chslurm.request import NOTHING_ASKED, RawOptions
 
 CHECK_SCRIPT = "image-check.sh"
 """In the folder `guest`: prints a line for each part of the contract and ends with 1 when one is not kept."""
@@ -32,7 +34,7 @@ def check_image(image: str, cwd: PurePath, say: Callable[[str], None], *, boot_t
             "jobdir": f"{folder}/check",
             "boot_timeout": boot_timeout,
         }
-        status = run_cluster(make_request(options, cwd), _Quiet(say), environment={})
+        status = run_cluster(settle_request(options, cwd, os.environ, workstation=True), _Quiet(say), environment={})
         job_dir = JobDir(Path(folder, "check"))
         for line in _read(job_dir.job_output(0)) + _read(job_dir.job_errors(0)):
             say(line)

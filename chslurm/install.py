@@ -17,6 +17,7 @@ from chslurm.host.bundle import read_head
 from chslurm.host.place import read_user
 from chslurm.host.process import describe_exit, run, spawn
 from chslurm.host.screen import find_display
+from chslurm.host.sitelimits import check_here, check_images
 from chslurm.host.target import read_use
 from chslurm.host.terminal import ends_in_order, kept_settings
 from chslurm.installer import (
@@ -27,6 +28,7 @@ from chslurm.installer import (
     is_empty,
     make_installer_argv,
 )
+from chslurm.limits import Limits
 from chslurm.plan import Accelerator, Mode
 from chslurm.units import quote
 
@@ -42,6 +44,7 @@ class Installation:
     accelerator: Accelerator
     vga: bool
     force: bool
+    limits: Limits  # of the site
 
 
 def install(wish: Installation, say: Callable[[str], None]) -> None:
@@ -50,7 +53,9 @@ def install(wish: Installation, say: Callable[[str], None]) -> None:
     Raises UsageError before anything is started, ChslurmError when QEMU failed.
     """
     read_user()
+    check_here(wish.limits, Mode.WORKSTATION)
     _check_media(wish.media)
+    check_images(wish.limits, [wish.media], "--boot")
     image_format = _check_image(wish.image, force=wish.force)
     accelerator, reason = choose_accelerator(wish.accelerator)
     program = find_qemu()

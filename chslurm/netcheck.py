@@ -19,12 +19,13 @@ from chslurm.cluster import Progress, run_cluster
 from chslurm.controls import Report, add_controls, check_alike, parse_check, report_to_json
 from chslurm.errors import ChslurmError, ExitCode, UsageError
 from chslurm.filters import Family
+from chslurm.host.configfiles import settle_request
 from chslurm.host.files import find_data, read_small_file, write_file
 from chslurm.host.place import read_allocation
 from chslurm.host.trial import NetworkTrial
 from chslurm.jobdir import JobDir
 from chslurm.plan import Mode, NetworkKind, Plan
-from chslurm.request import NOTHING_ASKED, RawOptions, make_request
+from chslurm.request import NOTHING_ASKED, RawOptions
 from chslurm.units import parse_count
 from chslurm.verdicts import count_controls, is_good, judge
 
@@ -72,7 +73,7 @@ def check_network(options: CheckOptions, cwd: PurePath, progress: Progress, envi
         "tunnel": options.tunnel,
         "cleanup": True,
     }
-    status = run_cluster(make_request(raw, cwd), progress, environment, trial)
+    status = run_cluster(settle_request(raw, cwd, environment), progress, environment, trial)
     if status or trial.report is None:
         error = ChslurmError(
             f"can't check the network: its cluster has ended with {status}", hint=f"see {trial.job_dir}"

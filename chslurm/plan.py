@@ -179,6 +179,7 @@ class Plan:
     deadlines: Deadlines
     warnings: tuple[str, ...]
     trial: bool = False  # hosts take part in a check of the network, and let it take their filters away
+    settings: tuple[str, ...] = ()  # what was chosen by settings and not by options, for people
     control: bool = False  # of such a check: in a network that root has made without filters
 
     def host(self, number: int) -> Host:

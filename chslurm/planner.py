@@ -121,12 +121,13 @@ def make_plan(request: Request, allocation: Allocation, facts: Facts) -> Plan:
         cleanup=request.cleanup,
         commit_guest=request.commit_guest,
         vga=request.vga,
-        environment=find_job_variables(facts.environment),
+        environment=find_job_variables({**request.proxies, **facts.environment}),
         slurm_job_id=allocation.slurm_job_id,
         end_time_unix_s=allocation.end_time_unix_s,
         time_limit_s=request.time_limit_s,
         deadlines=make_deadlines(request, allocation, sizes),
         warnings=(*facts.warnings, *warnings),
+        settings=request.settings,
     )
 
 
@@ -230,6 +231,7 @@ def render_plan(plan: Plan) -> str:
         ("accelerator", _ACCELERATORS[plan.accelerator]),
         ("time limit", "none" if plan.time_limit_s is None else render_duration(plan.time_limit_s)),
         ("guest 0", f"chgu0, {plan.address(plan.guests[0]).ip}"),
+        *(("settings", words) for words in plan.settings),
         *(("warning", warning) for warning in plan.warnings),
     ]
     return "".join(f"{name + ':':<15}{_one_line(text)}\n" for name, text in rows)

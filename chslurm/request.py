@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePath
 from typing import TypedDict, TypeVar
@@ -17,6 +17,7 @@ from typing import TypedDict, TypeVar
 import msgspec
 
 from chslurm.errors import UsageError
+from chslurm.limits import Limits, choose_allowed
 from chslurm.plan import Accelerator, NetworkKind, TunnelKind
 from chslurm.units import parse_count, parse_size_mib, parse_time_limit, quote
 
@@ -33,7 +34,7 @@ _JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", re.ASCII)
 class RawOptions(TypedDict):
     """Options as they came from the command line: None or empty where one was not given."""
 
-    image: str
+    image: str | None
     arguments: tuple[str, ...]
     guests: str | None
     job: str | None
@@ -50,9 +51,9 @@ class RawOptions(TypedDict):
     time_limit: str | None
     tmp_dir: str | None
     tmp_size: str | None
-    accel: str
-    tunnel: str
-    network: str
+    accel: str | None
+    tunnel: str | None
+    network: str | None
     boot_timeout: str | None
     dry_run: bool
     explain: bool
@@ -63,7 +64,7 @@ class RawOptions(TypedDict):
 
 
 NOTHING_ASKED: RawOptions = {
-    "image": "",
+    "image": None,
     "arguments": (),
     "guests": None,
     "job": None,
@@ -80,9 +81,9 @@ NOTHING_ASKED: RawOptions = {
     "time_limit": None,
     "tmp_dir": None,
     "tmp_size": None,
-    "accel": "auto",
-    "tunnel": "auto",
-    "network": "auto",
+    "accel": None,
+    "tunnel": None,
+    "network": None,
     "boot_timeout": None,
     "dry_run": False,
     "explain": False,
@@ -132,10 +133,16 @@ class Request:
     console: Console
     vga: bool  # guests have a screen, shown in a window on their host
     commit_guest: int | None  # whose changes go into the image in the end
+    limits: Limits  # of the site
+    proxies: Mapping[str, str] = field(default_factory=dict)  # for guests, beside those of the environment
+    settings: tuple[str, ...] = ()  # what was chosen by settings and not by options, in words
 
 
-def make_request(options: RawOptions, cwd: PurePath) -> Request:
-    """Return the request that `options` make; relative paths start at `cwd`. Raises UsageError."""
+def make_request(options: RawOptions, cwd: PurePath, limits: Limits) -> Request:
+    """Return the request that `options` make within limits; relative paths start at `cwd`. Raises UsageError.
+
+    What settings say is taken in before: see `configured`.
+    """
     _check_contradictions(options)
     job_base = _path(options["jobbase"], "--jobbase", cwd) or cwd
     job_dir = _path(options["jobdir"], "--jobdir", job_base)
@@ -143,8 +150,10 @@ def make_request(options: RawOptions, cwd: PurePath) -> Request:
     ram, tmp_size = options["ram"], options["tmp_size"]
     guests, time_limit = options["guests"], options["time_limit"]
     job_script, commit = _path(options["job"], "--job", cwd), options["commit"]
+    tunnel = parse_choice(TunnelKind, options["tunnel"] or TunnelKind.AUTO, "--tunnel")
+    network = parse_choice(NetworkKind, options["network"] or NetworkKind.AUTO, "--network")
     return Request(
-        image=_given_path(options["image"], "IMAGE", cwd),
+        image=_given_path(options["image"] or "", "IMAGE", cwd),
         guest_ct=None if guests is None else parse_count(guests, "-n"),
         job_script=job_script,
         job_arguments=_arguments(options["arguments"]),
@@ -152,24 +161,25 @@ def make_request(options: RawOptions, cwd: PurePath) -> Request:
         directories=_directories(options["dir"], cwd),
         job_base=_without_controls(job_base, "--jobbase"),
         job_dir=None if job_dir is None else _without_controls(job_dir, "--jobdir"),
-        job_name=_job_name(options["jobname"]),
-        cores=None if cores is None else parse_count(cores, "--cores", most=4096),
-        ram_mib=None if ram is None else parse_size_mib(ram, "--ram", least=_LEAST_RAM_MIB),
+        job_name="charlie" if options["jobname"] is None else parse_job_name(options["jobname"], "--jobname"),
+        cores=None if cores is None else parse_cores(cores, "--cores"),
+        ram_mib=None if ram is None else parse_ram_mib(ram, "--ram"),
         my_size=options["my_size"],
         cleanup=options["cleanup"],
         sync=not options["nosync"],
         time_limit_s=None if time_limit is None else parse_time_limit(time_limit, "--time-limit"),
         tmp_dir=_path(options["tmp_dir"], "--tmp-dir", cwd),
-        tmp_mib=DEFAULT_TMP_MIB if tmp_size is None else parse_size_mib(tmp_size, "--tmp-size", least=_LEAST_TMP_MIB),
-        accelerator=_choice(Accelerator, options["accel"], "--accel"),
-        tunnel=_choice(TunnelKind, options["tunnel"], "--tunnel"),
-        network=_choice(NetworkKind, options["network"], "--network"),
+        tmp_mib=DEFAULT_TMP_MIB if tmp_size is None else parse_tmp_mib(tmp_size, "--tmp-size"),
+        accelerator=parse_choice(Accelerator, options["accel"] or Accelerator.AUTO, "--accel"),
+        tunnel=choose_allowed(tunnel, limits.tunnels, "--tunnel", limits.say("tunnels")),
+        network=choose_allowed(network, limits.networks, "--network", limits.say("networks")),
         boot_timeout_s=None if boot_timeout is None else float(parse_count(boot_timeout, "--boot-timeout")),
         dry_run=options["dry_run"],
         explain=options["explain"],
         console=Console.CURSES if options["curses"] else Console.XTERM if options["xterm"] else Console.NONE,
         vga=options["vga"],
         commit_guest=None if commit is None else parse_count(commit, "--commit", least=0),
+        limits=limits,
     )
 
 
@@ -204,20 +214,35 @@ def _directories(given: Iterable[str], cwd: PurePath) -> tuple[PurePath, ...]:
     return directories
 
 
-def _job_name(name: str | None) -> str:
-    if name is None:
-        return "charlie"
-    if not _JOB_NAME.fullmatch(name):
+def parse_cores(text: str, name: str) -> int:
+    """Return the cores of a guest; what the machine has not is refused later. Raises UsageError."""
+    return parse_count(text, name, most=4096)
+
+
+def parse_ram_mib(text: str, name: str) -> int:
+    """Return the RAM of a guest. Raises UsageError."""
+    return parse_size_mib(text, name, least=_LEAST_RAM_MIB)
+
+
+def parse_tmp_mib(text: str, name: str) -> int:
+    """Return the size of a guest's temporary disk. Raises UsageError."""
+    return parse_size_mib(text, name, least=_LEAST_TMP_MIB)
+
+
+def parse_job_name(text: str, name: str) -> str:
+    """Return a name that job directories can have. Raises UsageError."""
+    if not _JOB_NAME.fullmatch(text):
         hint = "use at most 64 letters, digits and _ . + -, the first a letter, a digit or _"
-        raise UsageError(f"--jobname {quote(name)}: not usable as a name", hint=hint)
-    return name
+        raise UsageError(f"{name} {quote(text)}: not usable as a name", hint=hint)
+    return text
 
 
-def _choice(kind: type[_Choice], text: str, name: str) -> _Choice:
-    try:
-        return kind(text)
-    except ValueError:
-        raise UsageError(f"{name} {quote(text)}: unknown", hint=f"use one of {', '.join(kind)}") from None
+def parse_choice(kind: type[_Choice], text: str, name: str, known: Iterable[str] | None = None) -> _Choice:
+    """Return one of the kinds, or of those that are `known`. Raises UsageError."""
+    names = tuple(kind if known is None else known)
+    if text not in names:
+        raise UsageError(f"{name} {quote(text)}: unknown", hint=f"use one of {', '.join(names)}")
+    return kind(text)
 
 
 def _path(text: str | None, name: str, start: PurePath) -> PurePath | None:

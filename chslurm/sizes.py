@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from chslurm.addresses import make_layout
 from chslurm.allocation import Allocation, Node
 from chslurm.errors import UsageError
+from chslurm.limits import check_guests
 from chslurm.plan import Mode
 from chslurm.request import Request
 from chslurm.units import render_size
@@ -59,6 +60,8 @@ def make_guest_sizes(request: Request, allocation: Allocation) -> tuple[tuple[Gu
     counts = _spread(request, allocation)
     size = _size_in_allocation if allocation.mode is Mode.CLUSTER else _size_on_workstation
     sizes = tuple(size(request, node, count) for node, count in zip(allocation.nodes, counts, strict=True) if count)
+    for each in sizes:
+        check_guests(request.limits, each.node, each.guest_ct, each.cores)
     return sizes, _warnings(request, allocation, sizes)
 
 
@@ -95,7 +98,10 @@ def _size_in_allocation(request: Request, node: Node, count: int) -> GuestSize:
 
 
 def _size_on_workstation(request: Request, node: Node, count: int) -> GuestSize:
-    cores = _WORKSTATION_CORES if request.cores is None else min(request.cores, MOST_CORES)
+    default = _WORKSTATION_CORES
+    if request.limits.reserved_cores:  # then guests do not share any
+        default = min(default, max(node.cores // count, 1))
+    cores = default if request.cores is None else min(request.cores, MOST_CORES)
     ram_mib = _WORKSTATION_RAM_MIB if request.ram_mib is None else request.ram_mib
     most_ram = find_ram_share(node.memory_mib, count)
     if ram_mib > most_ram:

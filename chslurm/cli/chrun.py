@@ -13,7 +13,7 @@ import click
 
 from chslurm import __version__
 from chslurm.cli.entry import run_command
-from chslurm.cli.options import DIR, FILE, IMAGE, find_current_directory
+from chslurm.cli.options import DIR, FILE, IMAGE, AfterDashes, find_current_directory
 from chslurm.errors import ChslurmError
 
 if TYPE_CHECKING:
@@ -30,8 +30,10 @@ A job may end with the same numbers: run/summary.json in the job directory names
 """
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("image", metavar="IMAGE", type=IMAGE)
+@click.command(
+    cls=AfterDashes, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.argument("image", metavar="[IMAGE]", type=IMAGE, required=False)
 @click.argument("arguments", metavar="[-- ARGUMENTS...]", nargs=-1)
 @click.option("-n", "guests", metavar="N", help="Guests in all. Default: one for each node; 2 on a workstation.")
 @click.option("--job", type=FILE, help="Script that every guest runs, as /ch/meta/jobscript.")
@@ -58,19 +60,15 @@ A job may end with the same numbers: run/summary.json in the job directory names
 @click.option("--tmp-dir", type=DIR, help="Where the disk of /ch/tmp lies on each node.")
 @click.option("--time-limit", metavar="TIME", help="End the cluster after MINUTES, H:MM:SS or D-HH:MM:SS.")
 @click.option("--boot-timeout", metavar="SECONDS", help="Give up when a guest is not ready after so long.")
-@click.option(
-    "--accel", metavar="WHAT", default="auto", help="auto, kvm or tcg (emulation). Default: KVM where it works."
-)
+@click.option("--accel", metavar="WHAT", help="auto, kvm or tcg (emulation). Default: KVM where it works.")
 @click.option(
     "--tunnel",
     metavar="WHAT",
-    default="auto",
     help="auto, wireguard or vxlan: what joins the hosts of a job. Default: WireGuard where all can.",
 )
 @click.option(
     "--network",
     metavar="WHAT",
-    default="auto",
     help="auto, site (made by root) or rootless. Default: that of root where there is one with room.",
 )
 @click.option(
@@ -84,11 +82,11 @@ def chrun(**options: Unpack[RawOptions]) -> int:
     """Boot a virtual cluster of IMAGE, run a job on it, and shut it down.
 
     Inside a SLURM job its guests run on the job's nodes and share out its cores and memory; otherwise they all run on
-    this machine. The same command works in both.
+    this machine. The same command works in both. What is not given here is as settings say: see chslurm config show.
     """
-    from chslurm.request import make_request
+    from chslurm.host.configfiles import settle_request
 
-    return launch(make_request(options, find_current_directory()), os.environ)
+    return launch(settle_request(options, find_current_directory(), os.environ), os.environ)
 
 
 def launch(request: Request, environment: Mapping[str, str]) -> int:

@@ -14,6 +14,7 @@ from chslurm.cli.entry import run_command
 
 _COMMANDS = {
     "completion": ("chslurm.cli.completion", "completion", "Print what a shell needs to complete our commands."),
+    "config": ("chslurm.cli.config", "config", "Show and check settings, and print samples."),
     "console": ("chslurm.cli.attach", "console", "Show the console of a guest in this terminal."),
     "doctor": ("chslurm.cli.doctor", "doctor", "Say what a launch lacks here, and what to do about it."),
     "exec": ("chslurm.cli.attach", "exec_", "Run a command on guests."),

@@ -14,7 +14,7 @@ import click
 from chslurm import __version__
 from chslurm.cli.chrun import chrun, launch
 from chslurm.cli.entry import run_command
-from chslurm.cli.options import IMAGE, find_current_directory
+from chslurm.cli.options import IMAGE, AfterDashes, find_current_directory
 from chslurm.errors import UsageError
 
 _OF_STEP = ("plan", "cluster_id", "digest", "taps")
@@ -22,7 +22,7 @@ _OF_STEP = ("plan", "cluster_id", "digest", "taps")
 _NOT_FOR_ONE = ("image", "guests", "xterm", "my_size", "nosync", "tunnel", "version", "help")
 """Parameters of the launcher that make no sense for a single guest, or are declared anew here."""
 
-_IMAGE = click.Argument(["image"], metavar="IMAGE", required=False, type=IMAGE)
+_IMAGE = click.Argument(["image"], metavar="[IMAGE]", required=False, type=IMAGE)
 """Before the arguments of the job script, which take all that is left."""
 
 _EPILOG = """\b
@@ -35,6 +35,7 @@ The exit status is that of chrun, see there.
 
 
 @click.command(
+    cls=AfterDashes,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     params=[_IMAGE, *(parameter for parameter in chrun.params if parameter.name not in _NOT_FOR_ONE)],
@@ -61,9 +62,9 @@ def oneguest(image: str | None, boot: str | None, force: bool, host_number: int 
 
         fds = [int(fd) for fd in taps.split(",") if fd.isdecimal()]
         return run_node(Path(plan), cluster_id=cluster_id, digest=digest, host_number=host_number, taps=fds)
-    if image is None:
-        raise click.UsageError("Missing argument 'IMAGE'.")
     if boot is not None:
+        if image is None:
+            raise click.UsageError("Missing argument 'IMAGE'.")
         return _install(boot, image, force=force, options=options)
     if force:
         raise UsageError("--force belongs to --boot")
@@ -72,16 +73,18 @@ def oneguest(image: str | None, boot: str | None, force: bool, host_number: int 
 
 def _run_guest(given: dict[str, Any]) -> int:
     """A workstation cluster of one, also inside a SLURM job: that is then only where this machine is."""
-    from chslurm.request import NOTHING_ASKED, make_request
+    from chslurm.host.configfiles import settle_request
+    from chslurm.request import NOTHING_ASKED
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
     options: Any = {**NOTHING_ASKED, **given, "guests": "1"}
-    return launch(make_request(options, find_current_directory()), environment)
+    return launch(settle_request(options, find_current_directory(), environment), environment)
 
 
 def _install(boot: str, image: str, *, force: bool, options: dict[str, Any]) -> int:
+    from chslurm.host.configfiles import settle_request
     from chslurm.install import Installation, install
-    from chslurm.request import NOTHING_ASKED, make_request
+    from chslurm.request import NOTHING_ASKED
 
     asked_for_nothing: Mapping[str, object] = NOTHING_ASKED
     meant = ("cores", "ram", "accel", "vga")
@@ -89,7 +92,7 @@ def _install(boot: str, image: str, *, force: bool, options: dict[str, Any]) -> 
         if name not in meant and value not in (None, asked_for_nothing.get(name)):
             raise UsageError(f"--{name.replace('_', '-')} is for guests, not for --boot", hint="leave it out")
     asked: Any = {**NOTHING_ASKED, **options, "image": image, "guests": "1"}
-    request = make_request(asked, find_current_directory())
+    request = settle_request(asked, find_current_directory(), os.environ, workstation=True)
     wish = Installation(
         media=Path(boot),
         image=Path(image),
@@ -98,6 +101,7 @@ def _install(boot: str, image: str, *, force: bool, options: dict[str, Any]) -> 
         accelerator=request.accelerator,
         vga=request.vga,
         force=force,
+        limits=request.limits,
     )
     install(wish, click.echo)
     return 0

@@ -97,6 +97,16 @@ class ImageFile(Place):
         return [CompletionItem(incomplete, type="dir"), *offered]
 
 
+class AfterDashes(click.Command):
+    """A launcher: what stands after `--` is for the job script, and never the IMAGE, which can be left out."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        dashes = args.index("--") if "--" in args else len(args)
+        left = super().parse_args(ctx, args[:dashes])
+        ctx.params["arguments"] = (*(ctx.params.get("arguments") or ()), *args[dashes + 1 :])
+        return left
+
+
 FILE, DIR, IMAGE = Place("file"), Place("dir"), ImageFile()
 
 

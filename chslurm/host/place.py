@@ -26,9 +26,11 @@ from chslurm.host.accel import find_qemu
 from chslurm.host.files import read_file_system
 from chslurm.host.process import run
 from chslurm.host.screen import check_display, find_display
+from chslurm.host.sitelimits import check_here, check_images
 from chslurm.host.sitetaps import find_site_offer
 from chslurm.host.staging import check_job_dir
 from chslurm.host.target import check_target
+from chslurm.limits import reserve
 from chslurm.plan import Group, Image, Layer, Mode, NetworkKind, Plan, User
 from chslurm.planner import Facts, SiteOffer, make_plan
 from chslurm.request import Request
@@ -47,6 +49,8 @@ def prepare_plan(request: Request, environment: Mapping[str, str] = os.environ) 
     """Return the plan for this request on this machine, in this job. Raises UsageError."""
     user = read_user()
     allocation = read_allocation(environment)
+    check_here(request.limits, allocation.mode)
+    allocation = reserve(allocation, request.limits)
     _check_job_script(request.job_script)
     for directory in request.directories:
         _check_directory(directory, "--dir", os.R_OK | os.X_OK)
@@ -59,6 +63,7 @@ def prepare_plan(request: Request, environment: Mapping[str, str] = os.environ) 
     if request.vga:
         _check_screen(allocation.mode, environment)
     image = read_image(request.image)
+    check_images(request.limits, [layer.path for layer in image.layers])
     if request.commit_guest is not None:
         check_target(image)
     facts = Facts(

@@ -128,7 +128,7 @@ def slurm_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> 
 def test_help_is_complete(invoke: Command) -> None:
     status, text, _ = invoke(chrun, "--help", name="vcluster")
     assert status == 0
-    assert "Usage: vcluster [OPTIONS] IMAGE [-- ARGUMENTS...]" in text
+    assert "Usage: vcluster [OPTIONS] [IMAGE] [-- ARGUMENTS...]" in text
     options = (
         "-n -i -d --job --interactive --dir --jobdir --jobbase --jobname --cores --ram --my-size --cleanup --nosync"
     )

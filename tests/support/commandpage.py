@@ -24,6 +24,8 @@ status means is told with the [job scripts](jobs.md#the-end). Sizes without a un
 |---|---|
 | `CHSLURM_CLUSTER` | the cluster that `chslurm` commands mean without `--cluster` |
 | `CHSLURM_DEBUG` | when set, an unexpected error shows where in the program it happened |
+| `CHSLURM_IMAGE`, `CHSLURM_RAM`... | what holds where an option is not given: see [settings](settings.md) |
+| `CHSLURM_SITE_CONFIG` | the site's settings file, where there is no `/etc/charliecloud/config.toml` |
 """
 
 

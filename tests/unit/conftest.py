@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chslurm.limits import NO_LIMITS
 from chslurm.request import NOTHING_ASKED, Request, make_request
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -20,7 +21,12 @@ def request_of() -> Callable[..., Request]:
     """Return a function that makes a request from the options that differ from the defaults."""
 
     def make(**options: Any) -> Request:
-        return make_request({**NOTHING_ASKED, "image": "image.qcow2", **options}, PurePath("/home/user"))  # type: ignore[typeddict-item]
+        limits = options.pop("limits", NO_LIMITS)
+        return make_request(
+            {**NOTHING_ASKED, "image": "image.qcow2", **options},  # type: ignore[typeddict-item]
+            PurePath("/home/user"),
+            limits,
+        )
 
     return make
 
