@@ -49,6 +49,11 @@ class Settings:
     values: Mapping[str, Value]  # of all settings
     limits: Limits = NO_LIMITS
 
+    def find(self, name: str) -> str | None:
+        """Return what somebody has said of a setting."""
+        value = self.values[name]
+        return None if value.origin is Origin.DEFAULT else value.text
+
 
 def choose_values(configs: Iterable[tuple[Origin, Config]], environment: Mapping[str, str]) -> Settings:
     """Return what holds: of files in this order, the later wins, and variables win over all. Raises UsageError."""

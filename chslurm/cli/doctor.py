@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 @click.argument("image", metavar="[IMAGE]", required=False)
 @click.option("--nodes", is_flag=True, help="Look at all nodes of this SLURM job, in one step.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-@click.option("--jobbase", type=DIR, help="Where job directories will be made. Default: the current directory.")
-@click.option("--tmp-dir", type=DIR, help="Where the disk of /ch/tmp will lie. Default: $TMPDIR, or /tmp.")
+@click.option("--jobbase", type=DIR, help="Where job directories will be made. Default: as for chrun.")
+@click.option(
+    "--tmp-dir", type=DIR, help="Where the disk of /ch/tmp will lie. Default: as settings say, or $TMPDIR, or /tmp."
+)
 @click.option("--as-node", is_flag=True, hidden=True, help="Print answers for another doctor.")
 def doctor(
     image: str | None, nodes: bool, as_json: bool, jobbase: str | None, tmp_dir: str | None, as_node: bool
@@ -33,7 +35,12 @@ def doctor(
     Ends with 0 when no row has failed, with 1 when one has, with 70 when the nodes could not be looked at.
     """
     from chslurm.doctor import answer_as_node, check_here, check_nodes, make_json
+    from chslurm.host.configfiles import read_settings
 
+    if not as_node:  # which is told everything
+        settings = read_settings(os.environ)
+        image, jobbase = image or settings.find("image"), jobbase or settings.find("jobbase")
+        tmp_dir = tmp_dir or settings.find("tmp_dir")
     base = make_path(jobbase) if jobbase else find_current_directory()
     place = (
         None if image is None else make_path(image).absolute(),

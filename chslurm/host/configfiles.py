@@ -60,13 +60,18 @@ def find_config_files(environment: Mapping[str, str]) -> tuple[ConfigFile, ...]:
         if not os.path.isabs(named):
             raise UsageError(f"{SITE_FILE_VARIABLE}: not a whole path", hint="begin it with /")
         site = Path(named)
-    folder = environment.get("XDG_CONFIG_HOME", "")
-    home = environment.get("HOME") or _find_person(site=False, environment=environment).home
-    user = Path(folder if os.path.isabs(folder) else f"{home}/.config", "chslurm", "config.toml")
+    user = find_user_file(environment)
     return (
         ConfigFile(Origin.SITE, site, site != _site_file or _is_there(site)),
         ConfigFile(Origin.USER, user, os.path.lexists(user)),
     )
+
+
+def find_user_file(environment: Mapping[str, str]) -> Path:
+    """Return where the user's own settings are, or would be."""
+    folder = environment.get("XDG_CONFIG_HOME", "")
+    home = environment.get("HOME") or _find_person(site=False, environment=environment).home
+    return Path(folder if os.path.isabs(folder) else f"{home}/.config", "chslurm", "config.toml")
 
 
 def read_config(file: ConfigFile, environment: Mapping[str, str]) -> Config:

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import chslurm
+from chslurm.host.configfiles import find_user_file
 from chslurm.host.files import find_data
 from chslurm.site import CONFIG_FILE
+from chslurm.siteconfig import SITE_FILE
 from chslurm.slurmjob import SETTINGS_FILE
 
 _DATA = {
@@ -22,14 +24,11 @@ _DATA = {
 }
 """What users call it -> the folder of package data."""
 
-_SITE_SETTINGS = "/etc/charliecloud/config.toml"
-
 
 def find_installation() -> dict[str, Path | None]:
     """Return where everything is by its name; None for what this installation has not."""
     tree = _find_tree()
     programs = tree / "bin" if tree else Path(sys.prefix) / "bin"
-    own = os.environ.get("XDG_CONFIG_HOME", "")
     return {
         "programs": programs if (programs / "chslurm").exists() else None,
         "python": Path(sys.executable),
@@ -37,8 +36,8 @@ def find_installation() -> dict[str, Path | None]:
         **{name: _existing(find_data(folder)) for name, folder in _DATA.items()},
         "modulefiles": _existing(tree.parent / "modulefiles") if tree else None,
         "modulefiles-tcl": _existing(tree.parent / "modulefiles-tcl") if tree else None,
-        "settings": Path(_SITE_SETTINGS),
-        "settings-own": Path(own if os.path.isabs(own) else Path("~/.config").expanduser(), "chslurm", "config.toml"),
+        "settings": Path(SITE_FILE),
+        "settings-own": find_user_file(os.environ),
         "settings-workstation": Path(CONFIG_FILE),
         "settings-jobs": Path(SETTINGS_FILE),
     }

@@ -432,3 +432,9 @@ def test_a_task_of_the_step_reads_no_settings(user_file: Path, site_file: Path, 
     by_hand = [sys.executable, "-m", "chslurm.cli.oneguest", "image.qcow2"]
     done = subprocess.run(by_hand, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, f"can't use settings: {site_file}" in done.stderr) == (64, True)
+
+
+def test_the_doctor_looks_at_what_settings_say(invoke: Command, folder: Path, site_file: Path) -> None:
+    site_file.write_text(f'image = "{folder}/nothing.qcow2"\njobbase = "{folder}/images"\n')
+    rows = {row["topic"]: row for row in json.loads(invoke(umbrella, "doctor", "--json")[1])}
+    assert "nothing.qcow2" in rows["image"]["found"]
