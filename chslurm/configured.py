@@ -18,7 +18,7 @@ from chslurm.errors import UsageError
 from chslurm.limits import NO_LIMITS, Limits
 from chslurm.request import RawOptions, Request, make_request
 from chslurm.siteconfig import LIMITS, SETTINGS, Kind, Setting
-from chslurm.units import parse_size_mib, render_size
+from chslurm.units import parse_size_mib, parse_time_limit, render_duration, render_size
 
 _FIELDS = {"reserved_ram": "reserved_ram_mib"}
 """Limits whose names have a unit here."""
@@ -103,9 +103,11 @@ def _find_said(settings: Settings, *, in_job: bool) -> Iterator[tuple[Setting, V
 
 def render_value(setting: Setting, text: str) -> str:
     """Return a value for people."""
-    if setting.kind is not Kind.SIZE:
-        return text
-    return render_size(parse_size_mib(text, setting.name, least=0))
+    if setting.kind is Kind.SIZE:
+        return render_size(parse_size_mib(text, setting.name, least=0))
+    if setting.kind is Kind.TIME and text != setting.default:
+        return render_duration(parse_time_limit(text, setting.name))
+    return text
 
 
 def list_limits(limits: Limits) -> dict[str, int | tuple[str, ...]]:

@@ -80,7 +80,7 @@ def _size_in_allocation(request: Request, node: Node, count: int) -> GuestSize:
     most_ram = find_ram_share(node.memory_mib, count)
     if most_ram < LEAST_RAM_MIB:
         raise UsageError(
-            f"node {node.name}: {count} guests on {render_size(node.memory_mib)} would get {max(most_ram, 0)} MiB RAM "
+            f"node {node.name}: {count} guests on {_memory(request, node)} would get {max(most_ram, 0)} MiB RAM "
             f"each, and need at least {LEAST_RAM_MIB} MiB",
             hint="ask for fewer guests (-n), or ask SLURM for more memory (--mem)",
         )
@@ -106,7 +106,7 @@ def _size_on_workstation(request: Request, node: Node, count: int) -> GuestSize:
     most_ram = find_ram_share(node.memory_mib, count)
     if ram_mib > most_ram:
         raise UsageError(
-            f"{count} guests with {render_size(ram_mib)} RAM each: this machine's {render_size(node.memory_mib)} allow "
+            f"{count} guests with {render_size(ram_mib)} RAM each: this machine's {_memory(request, node)} allow "
             f"{render_size(max(most_ram, 0))} each",
             hint="ask for fewer guests (-n) or less RAM (--ram)",
         )
@@ -117,6 +117,13 @@ def find_ram_share(memory_mib: int, guests: int) -> int:
     """Return the RAM of each of a node's guests, by the formula at the head of this file; an even number of MiB."""
     each = (memory_mib - NODE_RESERVE_MIB) // guests - GUEST_RESERVE_MIB
     return (each - each // OVERHEAD_SHARE) // 2 * 2
+
+
+def _memory(request: Request, node: Node) -> str:
+    """What there is, and what the site keeps of it."""
+    limits = request.limits
+    kept = f" ({render_size(limits.reserved_ram_mib)} more are reserved: {limits.say('reserved_ram')})"
+    return render_size(node.memory_mib) + (kept if limits.reserved_ram_mib else "")
 
 
 def _warnings(request: Request, allocation: Allocation, sizes: Sequence[GuestSize]) -> tuple[str, ...]:

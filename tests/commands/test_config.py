@@ -310,13 +310,13 @@ def test_the_plan_takes_settings_and_says_so(
     assert plan["settings"] == [
         f"image {folder}/image.qcow2, cores 1, http_proxy http://p:1 from {site_file}",
         f"jobbase {folder}/images, jobname mine from {user_file}",
-        "time_limit 1:30 from CHSLURM_TIME_LIMIT",
+        "time_limit 0:01:30 from CHSLURM_TIME_LIMIT",
     ]
     status, out, _ = invoke(chrun, "-n", "1", "--explain")
     assert status == 0
     assert f"\nsettings:      image {folder}/image.qcow2, ram 300 MiB, cores 1" not in out  # in the order of the table
     assert f"\nsettings:      image {folder}/image.qcow2, cores 1, ram 300 MiB, http_proxy" in out
-    assert "\nsettings:      time_limit 1:30 from CHSLURM_TIME_LIMIT\n" in out
+    assert "\nsettings:      time_limit 0:01:30 from CHSLURM_TIME_LIMIT\n" in out
 
 
 @pytest.mark.usefixtures("folder")

@@ -61,6 +61,13 @@ def test_a_node_of_which_all_is_reserved_is_refused(limits: Limits, words: str) 
     assert f"{FILE}); ask SLURM for more" in str(error.value)
 
 
+def test_who_has_too_little_memory_is_told_what_is_reserved(request_of: RequestMaker) -> None:
+    limits = Limits(reserved_ram_mib=3500, file=FILE)
+    for allocation, options in ((JOB, {}), (DESK, {"ram": "9G"})):
+        with pytest.raises(UsageError, match=r"\(3\.418 GiB more are reserved: limits\.reserved_ram in /etc/"):
+            sizes_of(request_of(limits=limits, **options), allocation)
+
+
 @given(
     cores=st.integers(1, 64),
     guests=st.integers(1, 40),
