@@ -58,6 +58,7 @@ class Allocation:
     slurm_job_id: str = ""
     end_time_unix_s: float | None = None
     kill_wait_s: float = DEFAULT_KILL_WAIT_S
+    slurm_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ def make_allocation(environment: Mapping[str, str], records: SlurmRecords) -> Al
         slurm_job_id=job_id,
         end_time_unix_s=end_time_unix_s,
         kill_wait_s=_kill_wait(records.config),
+        slurm_version=_slurm_version(records.config),
     )
 
 
@@ -261,3 +263,8 @@ def _end_time(environment: Mapping[str, str], job: Mapping[str, str]) -> float |
 def _kill_wait(config: str) -> float:
     found = re.search(r"^KillWait\s*=\s*([0-9]{1,6})\b", config, re.MULTILINE | re.ASCII)
     return float(found[1]) if found else DEFAULT_KILL_WAIT_S
+
+
+def _slurm_version(config: str) -> str:
+    found = re.search(r"^SLURM_VERSION\s*=\s*([0-9][\w.-]{0,31})", config, re.MULTILINE | re.ASCII)
+    return found[1] if found else ""

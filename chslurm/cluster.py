@@ -34,6 +34,7 @@ from chslurm.plan import Mode, Plan, plan_digest
 from chslurm.planner import render_plan
 from chslurm.report import Summary, make_summary, render_summary, summary_to_json
 from chslurm.request import Console, Request
+from chslurm.retell import leave_report
 from chslurm.supervise import Supervisor
 from chslurm.survey import render_phase_entry
 from chslurm.tunnel import Peer
@@ -131,7 +132,8 @@ def run_cluster(
 
                 summary = commit_in_the_end(plan, summary, progress.note, held=held, stops=stops)
                 _collect(plan, job_dir, summary, progress)
-        for line in render_summary(summary):
+            report = leave_report(plan, summary, wanted=request.report)
+        for line in (*render_summary(summary), *report):
             progress.note(line)
         progress.pause(True)
         try:
@@ -187,6 +189,7 @@ class Head:
         turn_s = time.monotonic()
         next_renewal_s = turn_s
         with open_append(self.job_dir.events) as journal:
+            self._journal_phase(journal)  # when it all began
             while not self.supervisor.over:
                 happenings = self.step.take(_TICK_S)
                 last_s, turn_s = turn_s, time.monotonic()

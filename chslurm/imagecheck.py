@@ -33,6 +33,7 @@ def check_image(image: str, cwd: PurePath, say: Callable[[str], None], *, boot_t
             "job": str(find_data("guest") / CHECK_SCRIPT),
             "jobdir": f"{folder}/check",
             "boot_timeout": boot_timeout,
+            "no_report": True,
         }
         status = run_cluster(settle_request(options, cwd, os.environ, workstation=True), _Quiet(say), environment={})
         job_dir = JobDir(Path(folder, "check"))

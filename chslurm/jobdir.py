@@ -6,6 +6,7 @@ charlie.20260102_030405/      0700
   meta/                       0755, read-only for guests at /ch/meta, no secrets
     sync/                     the one part guests may write
   ssh_config                  how to reach the guests while they run
+  report.html                 what happened, when it is over
   out/                        console, job output, one file for each helper
   run/                        0700: plan, keys, disks; never passed through (but `opt`, read-only)
 """
@@ -46,6 +47,11 @@ class JobDir:
     def ssh_config(self) -> PurePath:
         """For `ssh -F`; gone when the cluster has ended."""
         return self.root / "ssh_config"
+
+    @property
+    def page(self) -> PurePath:
+        """What happened, for people: made when the cluster has ended."""
+        return self.root / "report.html"
 
     @property
     def meta(self) -> PurePath:

@@ -15,12 +15,11 @@ from pathlib import Path, PurePath
 from chslurm.errors import UsageError
 from chslurm.guestlist import check_guests
 from chslurm.host.clusters import Cluster, Entry, read_cluster, read_register
-from chslurm.host.follow import FollowedFile, read_lines, read_whole
+from chslurm.host.follow import FollowedFile, read_lines, read_summary
 from chslurm.host.slurm import JobState, read_jobs
 from chslurm.host.staging import read_marker
 from chslurm.meta import make_guest_name
 from chslurm.plan import Mode, Plan
-from chslurm.report import parse_summary
 from chslurm.sanitize import Interleaver, Sanitizer
 from chslurm.survey import Survey, make_survey
 
@@ -33,8 +32,6 @@ _ALIVE_S = 1.0
 
 _QUIET_S = 1.0
 """A line without an end is shown when nothing was added to it for so long: it may be a prompt."""
-
-_SUMMARY_MAX_BYTES = 16 << 20
 
 _TURN_BYTES = 1 << 20
 """So much of a file that is followed is printed before the next has its turn."""
@@ -107,7 +104,7 @@ def list_cluster(cluster: Cluster, survey: Survey, jobs: dict[str, JobState]) ->
 
 def survey_cluster(cluster: Cluster) -> Survey:
     """Return what the head wrote down of its cluster."""
-    summary = parse_summary(read_whole(cluster.job_dir.summary, _SUMMARY_MAX_BYTES), cluster.plan)
+    summary = read_summary(cluster.job_dir.summary, cluster.plan)
     return make_survey(cluster.plan, read_lines(cluster.job_dir.events), summary, running=cluster.running)
 
 

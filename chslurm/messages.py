@@ -27,6 +27,7 @@ class EventKind(StrEnum):
     """What a host reports."""
 
     NODE_UP = "node_up"  # the task runs and has read its part of the plan
+    NODE_FACTS = "node_facts"  # text: versions of what runs the guests here
     NODE_NOTE = "node_note"  # text: a choice and its reason, a warning
     TUNNEL_OFFER = "tunnel_offer"  # address, port: where this host listens, or "site"; text: why no WireGuard
     TUNNEL_MTU = "tunnel_mtu"  # mtu: what really passes to the next host

@@ -72,6 +72,7 @@ def check_network(options: CheckOptions, cwd: PurePath, progress: Progress, envi
         "network": NetworkKind.SITE if check else _choose_network(options.network, allocation.mode),
         "tunnel": options.tunnel,
         "cleanup": True,
+        "no_report": True,
     }
     status = run_cluster(settle_request(raw, cwd, environment), progress, environment, trial)
     if status or trial.report is None:

@@ -32,7 +32,7 @@ from chslurm.host.console import Console
 from chslurm.host.disks import check_unchanged, discard, make_guest_disks
 from chslurm.host.keys import read_cluster_keys
 from chslurm.host.lines import listen, tell
-from chslurm.host.qemu import start_qemu
+from chslurm.host.qemu import Qemu, start_qemu
 from chslurm.host.relay import Stream
 from chslurm.host.screen import find_display
 from chslurm.host.sharedfiles import read_plan
@@ -157,6 +157,12 @@ class Node:
                 self._ends.append(asyncio.create_task(self._see_out(steward)))
                 self._tell(EventKind.GUEST_STARTED, guest=guest.id, status=steward.qemu.process.pid)
         self.fabric.close_taps()
+        if self.stewards:
+            self._begin(self._tell_facts(self.stewards[0].qemu))
+
+    async def _tell_facts(self, qemu: Qemu) -> None:
+        await qemu.connected.wait()
+        self._tell(EventKind.NODE_FACTS, text=f"QEMU {qemu.version}, Linux {os.uname().release}")
 
     async def _see_out(self, steward: Steward) -> None:
         """Wait for the end of a guest and put its disks away. Trouble with them is no reason to end the others."""

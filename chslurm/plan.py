@@ -181,6 +181,7 @@ class Plan:
     trial: bool = False  # hosts take part in a check of the network, and let it take their filters away
     settings: tuple[str, ...] = ()  # what was chosen by settings and not by options, for people
     control: bool = False  # of such a check: in a network that root has made without filters
+    slurm_version: str = ""  # as its controller tells
 
     def host(self, number: int) -> Host:
         """Return the host with this number (1-based)."""

@@ -128,6 +128,7 @@ def make_plan(request: Request, allocation: Allocation, facts: Facts) -> Plan:
         deadlines=make_deadlines(request, allocation, sizes),
         warnings=(*facts.warnings, *warnings),
         settings=request.settings,
+        slurm_version=allocation.slurm_version,
     )
 
 

@@ -61,6 +61,7 @@ class RawOptions(TypedDict):
     xterm: bool
     vga: bool
     commit: str | None
+    no_report: bool
 
 
 NOTHING_ASKED: RawOptions = {
@@ -91,6 +92,7 @@ NOTHING_ASKED: RawOptions = {
     "xterm": False,
     "vga": False,
     "commit": None,
+    "no_report": False,
 }
 """No option given; the image is still to be named."""
 
@@ -133,6 +135,7 @@ class Request:
     console: Console
     vga: bool  # guests have a screen, shown in a window on their host
     commit_guest: int | None  # whose changes go into the image in the end
+    report: bool  # a page that tells what happened is left in the job directory
     limits: Limits  # of the site
     proxies: Mapping[str, str] = field(default_factory=dict)  # for guests, beside those of the environment
     settings: tuple[str, ...] = ()  # what was chosen by settings and not by options, in words
@@ -179,6 +182,7 @@ def make_request(options: RawOptions, cwd: PurePath, limits: Limits) -> Request:
         console=Console.CURSES if options["curses"] else Console.XTERM if options["xterm"] else Console.NONE,
         vga=options["vga"],
         commit_guest=None if commit is None else parse_count(commit, "--commit", least=0),
+        report=not options["no_report"],
         limits=limits,
     )
 

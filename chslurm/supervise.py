@@ -90,7 +90,7 @@ class Supervisor:
                 return self._on_node_loss(event, now_s)
             case EventKind.STEP_ENDED:
                 return self._on_step_end(event, now_s)
-            case EventKind.PULSE | EventKind.TRIAL | EventKind.CHECKUP:
+            case EventKind.PULSE | EventKind.TRIAL | EventKind.CHECKUP | EventKind.NODE_FACTS:
                 pass
             case _:
                 return self._on_guest_event(event, now_s)

@@ -97,6 +97,11 @@ def render_phase_entry(supervisor: Supervisor, unix_s: float) -> bytes:
     return msgspec.json.encode(entry) + b"\n"
 
 
+def decode_time(line: bytes) -> float:
+    """Return when a line of the journal was written. Raises msgspec.MsgspecError."""
+    return msgspec.json.decode(line, type=_Time).unix_s
+
+
 def make_survey(plan: Plan, journal: Iterable[bytes], summary: Summary | None, *, running: bool) -> Survey:
     """Return what is known of a cluster; `running`: its head lives. What is no line of a journal is passed over."""
     reading = _Reading(Supervisor(plan, 0.0))
@@ -133,7 +138,7 @@ class _Reading:
             if event is None:
                 self.entry = msgspec.json.decode(line, type=PhaseEntry)
                 return
-            at_s = msgspec.json.decode(line, type=_Time).unix_s
+            at_s = decode_time(line)
         except msgspec.MsgspecError:  # torn by a full disk, or being written
             return
         whole_host = event.kind is EventKind.NODE_LOST and 1 <= event.host <= len(self.supervisor.plan.hosts)

@@ -76,6 +76,11 @@ def render_size(size_mib: int) -> str:
     return f"{size_mib} MiB"
 
 
+def render_count(number: int, what: str) -> str:
+    """Return `1 core`, `2 cores`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def render_duration(duration_s: float) -> str:
     """Return a time as `H:MM:SS`."""
     minutes, seconds = divmod(int(duration_s), 60)

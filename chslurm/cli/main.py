@@ -23,6 +23,7 @@ _COMMANDS = {
     "net": ("chslurm.cli.net", "net", "Check the network of guests; make one as root."),
     "paths": ("chslurm.cli.paths", "paths", "Tell where templates, manual pages and settings are."),
     "ps": ("chslurm.cli.look", "ps", "List your clusters that run."),
+    "report": ("chslurm.cli.report", "report", "Show what happened in a cluster, as a page or a picture."),
     "ssh": ("chslurm.cli.attach", "ssh", "Log in to a guest, or run a command there."),
     "status": ("chslurm.cli.look", "status", "Tell how a cluster and its guests fare."),
     "stop": ("chslurm.cli.attach", "stop", "Let a cluster end in order."),

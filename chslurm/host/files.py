@@ -18,7 +18,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def find_data(name: str) -> Path:
-    """Return the folder `guest`, `examples` or `sbatch-templates`: of the installed package, or of the checkout."""
+    """Return what is called `guest`, `examples`, `report.html`...: of the installed package, or of the checkout."""
     package = Path(chslurm.__file__).parent
     installed = package / "data" / name
     return installed if installed.exists() else package.parent / name

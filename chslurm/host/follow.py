@@ -8,9 +8,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import PurePath
 
+from chslurm.plan import Plan
+from chslurm.report import Summary, parse_summary
+
 CHUNK_BYTES = 1 << 16
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LINE_MAX_BYTES = 1 << 16
+_SUMMARY_MAX_BYTES = 16 << 20
 
 
 class FollowedFile:
@@ -33,6 +37,15 @@ class FollowedFile:
             end = found.st_size
             missing = lines + (end > 0 and os.pread(fd, 1, end - 1) == b"\n")
             self._offset = _find_last_lines(fd, end, missing) if lines else end
+
+    @property
+    def offset(self) -> int:
+        """Where the next read begins."""
+        return self._offset
+
+    def skip(self, size: int) -> None:
+        """Leave so many bytes out."""
+        self._offset += size
 
     def measure_new(self) -> int:
         """Return how many bytes are new by now."""
@@ -72,6 +85,11 @@ def read_whole(path: PurePath, most_bytes: int) -> bytes:
     """Return what is in a file: nothing when it is not there or larger than this."""
     with _Opened(path) as (fd, found):
         return os.pread(fd, found.st_size, 0) if found is not None and found.st_size <= most_bytes else b""
+
+
+def read_summary(path: PurePath, plan: Plan) -> Summary | None:
+    """Return what came of a cluster; None when its head has not said that, or said it of another."""
+    return parse_summary(read_whole(path, _SUMMARY_MAX_BYTES), plan)
 
 
 class _Opened:

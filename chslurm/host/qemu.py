@@ -78,6 +78,14 @@ class Qemu:
         self._client = QMPClient(name)
         self.connected = asyncio.Event()
 
+    @property
+    def version(self) -> str:
+        """As QMP tells, once it is connected; empty when it does not."""
+        greeting = self._client.greeting
+        numbers = greeting.QMP.version.get("qemu") if greeting else None
+        words = ("major", "minor", "micro")
+        return ".".join(str(numbers.get(word)) for word in words) if isinstance(numbers, dict) else ""
+
     def say(self, order: GuestOrder) -> None:
         """Send one line to the agent in the guest; never waits."""
         if self._writer is not None and not self._writer.is_closing():

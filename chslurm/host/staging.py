@@ -152,8 +152,8 @@ def _fill(job_dir: JobDir, plan: Plan) -> Plan:
 
 def _clear(job_dir: JobDir, plan: Plan) -> None:
     """Take away what an earlier cluster left, and nothing else."""
-    for name in META_FILES:
-        Path(job_dir.meta / name).unlink(missing_ok=True)
+    for path in (job_dir.page, *(job_dir.meta / name for name in META_FILES)):
+        Path(path).unlink(missing_ok=True)
     clear_folder(job_dir.sync)
     for path in Path(job_dir.out).iterdir():
         guest = find_guest_of_output(path.name)

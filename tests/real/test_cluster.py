@@ -42,6 +42,8 @@ def test_job_sees_what_was_promised_and_its_status_comes_back(box: Box) -> None:
     record = job.wait()
     assert (record["JobState"], record["ExitCode"]) == ("FAILED", "7:0"), job.output
     assert job.summary()["cause"] == "job"
+    assert "report: ./c/report.html" in job.output
+    assert f"chgu0 on {job.summary()['guests'][0]['node']}" in (job.dir / "report.html").read_text()
     output = (job.dir / "out" / "0_job.out").read_bytes()
     text = output.decode()
     uid = box.folder.stat().st_uid

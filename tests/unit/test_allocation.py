@@ -71,14 +71,15 @@ def test_stated_memory_needs_no_records() -> None:
     assert not needs_records({"SLURM_MEM_PER_CPU": "100"})
 
 
-def test_end_and_kill_wait() -> None:
+def test_end_kill_wait_and_version() -> None:
     records = SlurmRecords(
         job="JobId=42 JobName=a b EndTime=2026-01-02T03:04:05 Command=/x y",
-        config="KeepAliveTime = 10\nKillOnBadExit           = 0\nKillWait                = 5 sec\n",
+        config="KeepAliveTime = 10\nKillOnBadExit           = 0\nKillWait                = 5 sec\n"
+        "SLURM_VERSION           = 22.05.8\n",
     )
     allocation = make_allocation(JOB, records)
     assert allocation.end_time_unix_s == datetime(2026, 1, 2, 3, 4, 5).timestamp()
-    assert allocation.kill_wait_s == 5.0
+    assert (allocation.kill_wait_s, allocation.slurm_version) == (5.0, "22.05.8")
     stated = make_allocation({**JOB, "SLURM_JOB_END_TIME": "1800000000"}, records)
     assert stated.end_time_unix_s == 1_800_000_000.0
     assert make_allocation(JOB, SlurmRecords(job="EndTime=Unknown")).end_time_unix_s is None

@@ -27,6 +27,7 @@ def test_defaults(request_of: RequestMaker) -> None:
     assert request.job_dir is None
     assert request.tmp_mib == 4096
     assert request.sync
+    assert request.report
     assert request.accelerator is Accelerator.AUTO
     assert request.tunnel is TunnelKind.AUTO
 
@@ -44,6 +45,7 @@ def test_everything_given(request_of: RequestMaker) -> None:
         ram="4G",
         my_size=True,
         nosync=True,
+        no_report=True,
         cleanup=True,
         time_limit="1:00:00",
         tmp_dir="/local",
@@ -53,6 +55,7 @@ def test_everything_given(request_of: RequestMaker) -> None:
         boot_timeout="77",
     )
     assert not request.interactive
+    assert not request.report
     assert request.job_script == PurePath("/home/user/jobs/run.sh")
     assert request.job_arguments == ("-x", "two words")
     assert request.directories[1:3] == (PurePath("/home/user/rel"), PurePath("/home/user/c,omma"))

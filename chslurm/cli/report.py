@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`chslurm report`: what happened in a cluster, as a page, a picture, or JSON."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from chslurm.cli.options import DIR, FILE, choose_cluster, make_path
+from chslurm.errors import ChslurmError
+
+
+@click.command()
+@click.argument("job_dir", metavar="[JOBDIR]", type=DIR, required=False)
+@click.option("--html", metavar="FILE", type=FILE, help="Write the page there; - is standard output.")
+@click.option("--png", metavar="FILE", type=FILE, help="Write the timeline as a picture; needs Pillow.")
+@click.option("--json", metavar="FILE", type=FILE, help="Write all that is known, for programs.")
+def report(job_dir: str | None, html: str | None, png: str | None, json: str | None) -> None:
+    """Show what happened in a cluster: a timeline of each guest, sizes, versions, and why it failed.
+
+    Each launcher leaves a page, report.html, in its job directory. This makes it anew, also of a cluster that still
+    runs, so far, or whose launcher was killed. JOBDIR is a job directory, or a name as other commands take it with -c.
+    """
+    from chslurm.account import account_to_json
+    from chslurm.host.files import write_file
+    from chslurm.retell import read_account, render_picture, render_report
+
+    found = choose_cluster(job_dir, allow_ended=True)
+    account = read_account(found.plan, running=found.running)
+    if html is not None:
+        _write(html, render_report(account))
+    if png is not None:
+        _write(png, render_picture(account))
+    if json is not None:
+        _write(json, account_to_json(account))
+    if (html, png, json) == (None, None, None):
+        page = found.job_dir.page
+        try:
+            write_file(page, render_report(account))
+        except OSError as error:
+            raise ChslurmError(f"can't write {page}: {error.strerror}", hint="choose a place with --html") from error
+        click.echo(f"report: {page}")
+
+
+def _write(name: str, data: bytes) -> None:
+    """Write what the user wants where he wants it, and say so."""
+    if name == "-":
+        sys.stdout.buffer.write(data)
+        return
+    path = make_path(name)
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ChslurmError(f"can't write {path}: {error.strerror}") from error
+    click.echo(f"report: {path}", err=True)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The story of a report: files of a job directory -> account -> page, picture or JSON.
+
+Whatever guests wrote is bounded and made printable here; `page` escapes it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path, PurePath
+
+from chslurm.account import Account, Excerpt, find_blamed, make_account
+from chslurm.commit import shown_path
+from chslurm.errors import ChslurmError
+from chslurm.host.files import find_data, write_file
+from chslurm.host.follow import FollowedFile, read_lines, read_summary
+from chslurm.jobdir import JobDir
+from chslurm.phases import Cause
+from chslurm.plan import Plan
+from chslurm.report import Summary
+from chslurm.sanitize import Sanitizer
+from chslurm.survey import make_survey
+from chslurm.timeline import Recorder
+
+_JOURNAL_MAX_BYTES = 64 << 20
+"""At the end of a run no longer journal is read: that would take a second or more."""
+
+_EXCERPT_LINES = 40
+_EXCERPT_BYTES = 16 << 10
+_LINE_CHARACTERS = 300
+
+
+def leave_report(plan: Plan, summary: Summary, *, wanted: bool) -> list[str]:
+    """Write the report into the job directory; return what is to be said of it. Nothing that fails here matters."""
+    if not wanted:
+        return []
+    job_dir = JobDir(Path(plan.job_dir))
+    where = shown_path(job_dir.page, _find_cwd())
+    try:
+        if Path(job_dir.events).stat().st_size > _JOURNAL_MAX_BYTES:
+            return [f"report: left out, as so much has happened; chslurm report {plan.job_dir} makes it"]
+        account = read_account(plan, running=False, summary=summary)
+        write_file(job_dir.page, render_report(account))
+    except OSError as error:
+        return [f"warning: can't make {where}: {error.strerror}"]
+    except Exception as error:  # of whatever kind: a cluster that went well did so without a report, too
+        return [f"warning: can't make {where}: {type(error).__name__}: {' '.join(str(error).split())}"]
+    return [f"report: {where}"]
+
+
+def read_account(plan: Plan, *, running: bool, summary: Summary | None = None) -> Account:
+    """Return what is known of a cluster whose head lives or not; `plan.job_dir` is where its files are."""
+    job_dir = JobDir(Path(plan.job_dir))
+    summary = summary or read_summary(job_dir.summary, plan)
+    recorder = Recorder(plan)
+    survey = make_survey(plan, recorder.watch(read_lines(job_dir.events)), summary, running=running)
+    now_unix_s = time.time()
+    timeline = recorder.finish(now_unix_s if running else None)
+    account = make_account(
+        plan,
+        survey,
+        timeline,
+        name=PurePath(plan.job_dir).name,
+        history=_read_history(plan),
+        causes=summary.causes if summary else (),
+        running=running,
+        now_unix_s=now_unix_s,
+    )
+    return replace(account, excerpts=tuple(_take_excerpts(account, job_dir)))
+
+
+def render_report(account: Account) -> bytes:
+    """Return the page."""
+    from chslurm.page import render_page
+
+    return render_page(account, find_data("report.html").read_text(encoding="utf-8")).encode(errors="backslashreplace")
+
+
+def render_picture(account: Account) -> bytes:
+    """Return the chart as PNG. Raises ChslurmError when there is no Pillow."""
+    from chslurm.chart import choose_rows, draw_chart
+    from chslurm.host.picture import make_png
+
+    return make_png(draw_chart(account, choose_rows(account.guests)))
+
+
+def _read_history(plan: Plan) -> list[str]:
+    """Return the history of the image, if that is still the one that guests ran from."""
+    from chslurm.history import render_entry
+    from chslurm.host.disks import check_unchanged
+    from chslurm.host.history import read_history
+
+    try:
+        check_unchanged(plan.image)
+        return [render_entry(entry) for entry in read_history(Path(plan.image.path), plan.image.format) or ()]
+    except (ChslurmError, OSError):
+        return []
+
+
+def _take_excerpts(account: Account, job_dir: JobDir) -> Iterator[Excerpt]:
+    """Yield the ends of those files that may tell why it went wrong."""
+    files: list[PurePath] = []
+    for guest in find_blamed(account):
+        files += [job_dir.console(guest.id), job_dir.job_errors(guest.id), job_dir.guest_log(guest.id)]
+    if not account.good and account.cause in (Cause.LOST, Cause.MACHINERY, None):
+        files.append(job_dir.step_log)
+    for path in files:
+        if excerpt := _take_excerpt(path, str(path.relative_to(job_dir.root))):
+            yield excerpt
+
+
+def _take_excerpt(path: PurePath, name: str) -> Excerpt | None:
+    file = FollowedFile(path)
+    file.skip_to_last(_EXCERPT_LINES)
+    size = file.measure_new()
+    if size > _EXCERPT_BYTES:
+        file.skip(size - _EXCERPT_BYTES)
+    data, _ = file.read(_EXCERPT_BYTES)
+    sanitizer = Sanitizer()
+    text = sanitizer.feed(data) + sanitizer.finish()
+    lines = [line if len(line) <= _LINE_CHARACTERS else f"{line[:_LINE_CHARACTERS]}…" for line in text.splitlines()]
+    cut = file.offset > len(data)
+    return Excerpt(name, "\n".join(lines[-_EXCERPT_LINES:]), cut) if text.strip() else None
+
+
+def _find_cwd() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
