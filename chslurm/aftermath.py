@@ -46,7 +46,7 @@ def tell_causes(plan: Plan, number: int, stewards: Sequence[Steward], *, failed:
         accelerator=plan.accelerator,
         tunnel=plan.tunnel,
         network=plan.network,
-        site=plan.network is NetworkKind.SITE,
+        site=_uses_roots(plan, len(guests)),
     )
     for line in _explain(_make_patient(plan, needs), OF_A_LAUNCH - _find_spared(needs), os.environ):
         tell(Event(EventKind.CHECKUP, number, text=line))
@@ -90,6 +90,16 @@ def _make_patient(plan: Plan, needs: Needs) -> Patient:
 
     image, folder = PurePath(plan.image.path), Path(plan.job_dir)
     return Patient(needs, image, folder, Path(plan.disks.tmp_dir or folder), plan.slurm_job_id or "0")
+
+
+def _uses_roots(plan: Plan, guest_ct: int) -> bool:
+    """Whether the network is one that root has made; in a job its hosts find that out."""
+    from chslurm.host.nettrials import has_room
+
+    if plan.mode is Mode.CLUSTER and plan.network is NetworkKind.AUTO:
+        with suppress(Exception):
+            return has_room(plan.mode, plan.slurm_job_id, guest_ct)
+    return plan.network is NetworkKind.SITE
 
 
 def _find_spared(needs: Needs) -> set[Topic]:
