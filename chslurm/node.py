@@ -129,9 +129,8 @@ class Node:
         """Start them one by one; looking and writing happens in a thread, so that the head is heard meanwhile."""
         accelerator, reason = choose_accelerator(self.plan.accelerator)
         qemu_program = find_qemu()
-        vga, mode = self.plan.vga, self.plan.mode
+        image, vga, mode = self.plan.image, self.plan.vga, self.plan.mode
         display = await asyncio.to_thread(find_display, qemu_program, mode, os.environ) if vga else None
-        image = self.plan.image
         await asyncio.to_thread(check_unchanged, image)
         bundle = await asyncio.to_thread(read_boot_bundle, Path(image.path), image.format)
         with bundle or nullcontext():
@@ -139,10 +138,12 @@ class Node:
             boots = f"kernel {bundle.version} from the image" if bundle else "the image's own boot loader"
             packets = "; packets by vhost-net" if (vhost := has_vhost()) else ""
             self._tell(EventKind.NODE_NOTE, text=f"guests run with {accelerator.upper()} ({reason}); {boots}{packets}")
-            self._warn_of_memory_folders()
+            folders = {self.plan.disks.tmp_dir, self.plan.disks.overlay_dir} - {None}
+            for warning in filter(None, map(find_memory_folder_warning, map(str, folders))):
+                self._tell(EventKind.NODE_NOTE, text=warning)
             firmware = find_firmware() if kernel and not display else None  # the quick one knows no screens
             # SLURM's signals are for us: some process trackers give them to QEMU, too; TERM would be a pulled plug.
-            deaf_to = (signal.SIGTERM, *NOTICES) if self.plan.mode is Mode.CLUSTER else ()
+            deaf_to = (signal.SIGTERM, *NOTICES) if mode is Mode.CLUSTER else ()
             offer = Offer(accelerator, firmware, kernel, display, vhost)
             for guest, tap in zip(self.plan.guests_of(self.host), self.fabric.taps, strict=True):
                 disks = await asyncio.to_thread(make_guest_disks, self.plan, guest)
@@ -178,11 +179,6 @@ class Node:
         if number not in self.host.guest_ids or not 1 <= port <= 65535:
             raise ChslurmError(f"can't connect to port {port} of guest {number}: it is not on {self.host.name}")
         return await self.fabric.connect(str(self.plan.address(self.plan.guests[number]).ip), port)
-
-    def _warn_of_memory_folders(self) -> None:
-        for folder in {self.plan.disks.tmp_dir, self.plan.disks.overlay_dir} - {None}:
-            if warning := find_memory_folder_warning(str(folder)):
-                self._tell(EventKind.NODE_NOTE, text=warning)
 
     async def _until_all_are_gone(self) -> None:
         ends = asyncio.gather(*self._ends)

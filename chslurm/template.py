@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from chslurm.errors import UsageError
+from chslurm.limits import NO_LIMITS
 from chslurm.request import NOTHING_ASKED, RawOptions, make_request
 from chslurm.units import parse_count, parse_time_limit, quote
 
@@ -112,7 +113,7 @@ def _check(given: Mapping[str, str | Sequence[str]], cwd: PurePath) -> dict[str,
         "cores": words.get("--cores"),
         "ram": words.get("--ram"),
     }
-    request = make_request(asked, cwd)
+    request = make_request(asked, cwd, NO_LIMITS)
     for option in {"--nodes", "--guests"} & words.keys():
         parse_count(words[option], option)
     if "--time" in words:
