@@ -137,7 +137,7 @@ def refuse(box: Box, command: list[str], *words: str) -> None:
     ],
 )
 def test_image_that_is_none(box: Box, image: str, cause: str) -> None:
-    refuse(box, ["--", image], "image" if image else "IMAGE", image[:100], cause)
+    refuse(box, [image], "image" if image else "IMAGE", image[:100], cause)
 
 
 def test_image_whose_backing_file_is_gone(box: Box) -> None:
@@ -254,7 +254,7 @@ def test_odd_names_do_not_disturb_the_plan(box: Box, name: str) -> None:
     try:
         done = chrun(box, "--dry-run", "--dir", str(folder), IMAGE)
         assert (done.returncode, done.stderr) == (0, "")
-        refuse(box, ["--", str(folder)], "a directory")
+        refuse(box, [str(folder)], "a directory")
     finally:
         folder.rmdir()
         folder.parent.rmdir()
