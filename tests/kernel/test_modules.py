@@ -84,13 +84,14 @@ def test_an_older_version_with_completion(tool: str, prefix: Path) -> None:
     switch = "module load chslurm\n" if tool == "lmod" else "module switch chslurm\n"
     script = use(prefix, tool) + (
         f"module load chslurm/{older}; chrun --version; complete -p chrun chslurm; type -t _chrun_completion\n"
-        f"chslurm paths modulefiles; module whatis chslurm/{older}; module help chslurm/{older}\n"
-        f"module avail chslurm; {switch}chrun; module unload chslurm; complete -p chrun\n"
+        f"man -w chrun chslurm-config; chslurm paths modulefiles\n"
+        f"module whatis chslurm/{older}; module help chslurm/{older}; module avail chslurm; {switch}chrun; module unload chslurm; complete -p chrun\n"
     )
     text = shell(tool, script, PYTHONPATH="/nowhere", CHSLURM_IMAGE="/my/own")
     assert f"chrun {older}\n" in text, text
     assert "-F _chrun_completion chrun\n" in text
     assert "\nfunction\n" in text
+    assert f"{prefix}/{older}/share/man/man1/chrun.1\n{prefix}/{older}/share/man/man5/chslurm-config.5\n" in text
     assert f"{prefix}/modulefiles\n" in text
     assert "Private clusters of virtual machines as ordinary SLURM jobs" in text
     assert "chrun starts a cluster of virtual machines" in text
