@@ -45,7 +45,9 @@ def show(path: Path) -> str:
 def test_pages_are_up_to_date() -> None:
     pages = render_pages()
     if os.environ.get(ACCEPT):
-        shutil.rmtree(MAN, ignore_errors=True)
+        for path in MAN.glob("man?/*"):
+            if str(path.relative_to(MAN)) not in pages:
+                path.unlink()
         for name, text in pages.items():
             (MAN / name).parent.mkdir(parents=True, exist_ok=True)
             (MAN / name).write_text(text)

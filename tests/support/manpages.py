@@ -14,7 +14,7 @@ from roff import bold, escape, paragraph, render_code, render_items, render_mark
 from chslurm.cli.chrun import chrun
 from chslurm.cli.main import chslurm
 from chslurm.cli.oneguest import oneguest
-from chslurm.siteconfig import LIMITS, LIMITS_TABLE, SETTINGS, SITE_FILE, USER_FILE, ReferenceRow, reference
+from chslurm.siteconfig import SITE_FILE, USER_FILE
 
 DOCS = Path(__file__).parents[2] / "docs"
 MAN = Path(__file__).parents[2] / "man"
@@ -96,44 +96,12 @@ def _render_rest(name: str, *, is_group: bool) -> list[str]:
 
 
 def _render_config() -> str:
+    intro, _, rest = (DOCS / "settings.md").read_text().partition("\n## ")
     lines = _start("chslurm-config", 5, "settings of chslurm, the site's and your own")
     lines += [".SH SYNOPSIS", paragraph(bold(SITE_FILE)), ".br", paragraph(bold(USER_FILE))]
-    lines += [".SH DESCRIPTION"]
-    for text in _CONFIG:
-        lines += [".PP", paragraph(_inline(text))]
-    lines += [".SH SETTINGS", *_settings(reference(SETTINGS))]
-    lines += [".SH LIMITS", ".PP", paragraph(_inline(_LIMITS)), *_settings(reference(LIMITS))]
-    lines += [".SH EXAMPLES", ".PP", "A site's file:", *render_code(_CONFIG_EXAMPLE)]
-    return _finish([*lines, *_see_also(["chrun(1)", "chslurm(1)", "chslurm-job(7)"])])
-
-
-_CONFIG = (
-    "Both files are TOML, and neither has to be there. What the site sets holds for all; your own file wins over it,"
-    " variables of the environment win over both, and options of the command line over everything. Only the limits of"
-    " the site's file are not to be gone beyond.",
-    "A file that others than its owner (of the site's: root) could change is refused, and so are names that are not in"
-    " this page and values of another type: the message tells file, name and what would be right.",
-)
-_LIMITS = f"In the site's file alone, in its table `[{LIMITS_TABLE}]`. Nobody goes beyond them, by whatever way."
-_CONFIG_EXAMPLE = f"""\
-image = "/data/vm/image.qcow2"
-jobbase = "/scratch/$USER"
-
-[{LIMITS_TABLE}]
-image_folders = ["/data/vm", "$HOME/vm"]
-guests_per_node = 16
-"""
-
-
-def _settings(rows: tuple[ReferenceRow, ...]) -> Iterator[str]:
-    for row in rows:
-        yield from (".TP", paragraph(bold(row.name)), paragraph(_inline(row.meaning)))
-        facts = {"Takes": row.type, "Default": row.default, "Option": row.option, "Variable": row.variable}
-        facts["Limited by"] = row.limited_by
-        for what, text in facts.items():
-            if text:
-                shown = bold(text) if what in ("Option", "Variable", "Limited by") else escape(text)
-                yield from (".br", f"{what}: {shown}")
+    lines += [".SH DESCRIPTION", *render_markdown(intro), *render_markdown(f"## {rest}", str.upper)]
+    lines += [".SH EXAMPLES", ".PP", "A file to start from:", *render_code("chslurm config sample")]
+    return _finish([*lines, *_see_also(["chrun(1)", "chslurm-config(1)", "chslurm-job(7)"])])
 
 
 def _render_job_dir() -> str:

@@ -58,6 +58,8 @@ def _block(node: SyntaxTreeNode, heading: Callable[[str], str]) -> Iterator[str]
     match node.type:
         case "heading" if node.tag == "h1":
             pass
+        case "html_block":  # a comment for whoever writes the page
+            pass
         case "heading":
             macro = ".SH" if node.tag == "h2" else ".SS"
             title = _inline(node.children)
@@ -90,7 +92,7 @@ def _table(node: SyntaxTreeNode) -> Iterator[str]:
             continue
         yield from (".TP", paragraph(term))
         told = [(title, cell) for title, cell in zip_longest(titles[1:], cells, fillvalue="") if cell]
-        lines = [cell if len(titles) == 2 or not title else f"{title}: {cell}" for title, cell in told]
+        lines = [cell if len(titles) == 2 or title in ("", "meaning") else f"{title}: {cell}" for title, cell in told]
         for number, line in enumerate(lines or [r"\&"]):
             if number:
                 yield ".br"
