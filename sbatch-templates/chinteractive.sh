@@ -7,8 +7,8 @@
 #
 #     CHSLURM_IMAGE=/data/vm/image.qcow2 bash sbatch-templates/chinteractive.sh
 #
-# salloc waits for nodes and runs chrun here; the console of guest 0 appears in this terminal, and you are logged in
-# as charlie. More terminals: chslurm ssh 1, chslurm console 1. `sudo poweroff` in guest 0 ends it all; Ctrl-] q leaves only the
+# salloc waits for nodes and runs chrun here; the console of guest 0 appears in this terminal. Log in as charlie, who has no
+# password. More terminals: chslurm ssh 1, chslurm console 1. `sudo poweroff` in guest 0 ends it all; Ctrl-] q leaves only the
 # console, and chslurm stop ends the cluster then. Options for salloc: on the command line, or SALLOC_PARTITION and the like.
 
 # What to boot; the folder of yours that guests see as /ch/data1; how many nodes, with a guest on each; for how long.

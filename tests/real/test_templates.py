@@ -114,16 +114,18 @@ def test_a_terminal_is_led_into_guest_0(user: Box, tmp_path: Path) -> None:
     with start_tmux(tmp_path) as tmux:
         window = tmux.open("salloc", [user.program, "on", "login", "--user", user.user, "--", *where, *command])
 
-        def wait_shown(words: str) -> None:
+        def wait_shown(end: str) -> None:
             def look() -> bool:
-                shown = "\n".join(window.read())
-                return words in shown or "Pane is dead" in shown
+                lines = window.read()
+                return lines != [] and (lines[-1].endswith(end) or "Pane is dead" in lines[-1])
 
             wait_for(look, PATIENCE_S, lambda: "\n".join(window.read()))
-            assert words in "\n".join(window.read())
+            assert "Pane is dead" not in window.read()[-1], "\n".join(window.read())
 
-        wait_shown("charlie@chgu0:~$")
+        wait_shown("login:")
+        window.type("charlie")
+        wait_shown("$")
         window.type("touch /ch/data1/seen && sudo poweroff")
-        wait_shown("guest 0 was shut down")
+        wait_for(lambda: "guest 0 was shut down" in "\n".join(window.read()), PATIENCE_S, lambda: str(window.read()))
     assert (user.folder / "data" / "seen").exists()
     wait_for(lambda: not user("squeue", "--noheader", "--me").stdout, PATIENCE_S, lambda: user("squeue").stdout)
