@@ -164,6 +164,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     node: str
     row: Row | None = None
+    row_ct: int = 0  # with the time: how many rows there were
     unix_s: float = 0.0
 
 

@@ -43,6 +43,9 @@ from chslurm.slurmdiagnosis import judge_slurm
 _PATIENCE_S = 10.0
 """Of all trials on a host, which take a second or two."""
 
+_PAUSE_S = 0.02
+"""After each row: slurmstepd reads what is there, and tears lines where many are."""
+
 _STEP_S = 40.0
 """Until the nodes have answered: srun waits for nodes that are busy."""
 
@@ -104,6 +107,9 @@ def check_nodes(
     for name in silent:
         gone = Row(Topic.STEPS, "does not answer", Verdict.FAILED, "scontrol show node tells more")
         rows[name] = [*rows[name], gone]
+    for name, lost_ct in answers.lost.items():
+        torn = Row(Topic.STEPS, f"{lost_ct} rows were lost on their way here", Verdict.NOT_TRIED, "look once more")
+        rows[name] = [*rows[name], torn]
     ours = _check_slurm(environment, step=False)
     return merge_rows({"": [*ours, judge_clocks(answers.ahead_s)]}) + merge_rows(rows)
 
@@ -114,9 +120,11 @@ def answer_as_node(
     """Print the rows of this node, for `check_nodes` on another."""
     patient = _make_patient(image, job_base, tmp_dir, environment)
     node = environment.get("SLURMD_NODENAME") or socket.gethostname()
-    for row in check_host(patient, _OF_HOST, environment):
+    rows = check_host(patient, _OF_HOST, environment)
+    for row in rows:
         os.write(sys.stdout.fileno(), encode_answer(Answer(node, row)))
-    os.write(sys.stdout.fileno(), encode_answer(Answer(node, unix_s=time.time())))
+        time.sleep(_PAUSE_S)
+    os.write(sys.stdout.fileno(), encode_answer(Answer(node, row_ct=len(rows), unix_s=time.time())))
 
 
 # -- one host ---------------------------------------------------------------------------------------------------------

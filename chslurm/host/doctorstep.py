@@ -27,6 +27,7 @@ class StepAnswers:
 
     rows: dict[str, list[Row]] = field(default_factory=dict)
     ahead_s: dict[str, float] = field(default_factory=dict)  # of nodes that have said all
+    lost: dict[str, int] = field(default_factory=dict)  # how many rows of a node did not come whole
     words: str = ""
 
 
@@ -76,5 +77,7 @@ def _take_in(line: bytes, answers: StepAnswers) -> None:
     rows = answers.rows[answer.node]
     if answer.row is None:
         answers.ahead_s[answer.node] = answer.unix_s - time.time()
+        if answer.row_ct > len(rows):
+            answers.lost[answer.node] = answer.row_ct - len(rows)
     elif len(rows) < _MOST_ROWS:
         rows.append(answer.row)

@@ -71,7 +71,7 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
 def answers(node: str, *rows: Row, at_s: float = 0.0) -> str:
     """Shell that prints what a node says."""
     lines = [encode_answer(Answer(node, row)) for row in rows]
-    lines.append(encode_answer(Answer(node, unix_s=time.time() + at_s)))
+    lines.append(encode_answer(Answer(node, row_ct=len(rows), unix_s=time.time() + at_s)))
     return "".join(f"cat <<'END'\n{line.decode()}END\n" for line in lines)
 
 
@@ -134,6 +134,14 @@ def test_a_node_that_does_not_answer_is_a_failed_row(
     assert time.monotonic() - began_s < 15
     (silent,) = [row for row in json.loads(text) if row["found"] == "does not answer"]
     assert (status, silent["nodes"], silent["verdict"]) == (1, "cn002", "failed")
+
+
+def test_a_row_that_was_torn_on_its_way_is_told(invoke: Invoke, say: Callable[[str], None]) -> None:
+    torn = answers("cn002", QEMU, TUN).replace('{"node":"cn002","row":{"topic":"TAP', '"cn001"{"topic":"TAP')
+    say(answers("cn001", QEMU, TUN) + torn + answers("cn003", QEMU, TUN))
+    _, text, _ = invoke("--nodes", "--json")
+    (lost,) = [row for row in json.loads(text) if row["found"] == "1 rows were lost on their way here"]
+    assert (lost["nodes"], lost["verdict"]) == ("cn002", "not tried")
 
 
 def test_a_step_that_does_not_start(invoke: Invoke, say: Callable[[str], None]) -> None:
