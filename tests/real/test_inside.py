@@ -281,6 +281,7 @@ exit 0
 """
 
 
+@pytest.mark.long
 def test_each_task_of_an_array_knows_which_it_is(box: Box) -> None:
     script = box.write("task.sh", TASK)
     batch = box.write(

@@ -15,7 +15,7 @@ import pytest
 from realbox import Box, Job, wait_for
 from terminals import start_tmux
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]  # all jobs at once: others would have to wait
 
 TOP = Path(__file__).parents[2]
 SMALL = ("--cpus-per-task=1", "--mem=1000M")
