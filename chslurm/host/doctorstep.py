@@ -79,5 +79,5 @@ def _take_in(line: bytes, answers: StepAnswers) -> None:
         answers.ahead_s[answer.node] = answer.unix_s - time.time()
         if answer.row_ct > len(rows):
             answers.lost[answer.node] = answer.row_ct - len(rows)
-    elif len(rows) < _MOST_ROWS:
+    elif answer.row not in rows and len(rows) < _MOST_ROWS:
         rows.append(answer.row)

@@ -153,7 +153,7 @@ def test_a_step_that_does_not_start(invoke: Invoke, say: Callable[[str], None]) 
 
 
 def test_a_node_that_talks_on_is_not_listened_to(say: Callable[[str], None]) -> None:
-    say(answers("cn001", *[QEMU] * 500) + "exec yes")
+    say(answers("cn001", *[Row(Topic.QEMU, str(number)) for number in range(500)]) + "exec yes")
     heard = doctorstep.ask_nodes(["srun"], ["cn001"], 20.0)
     assert len(heard.rows["cn001"]) == 2 * len(Topic)
 
