@@ -133,7 +133,7 @@ def run_cluster(
                 summary = commit_in_the_end(plan, summary, progress.note, held=held, stops=stops)
                 _collect(plan, job_dir, summary, progress)
             report = leave_report(plan, summary, wanted=request.report)
-        for line in (*render_summary(summary), *report):
+        for line in (*render_summary(summary), *report, *summary.causes):
             progress.note(line)
         progress.pause(True)
         try:

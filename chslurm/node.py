@@ -278,8 +278,6 @@ class Node:
         if not self._failure.done():
             self._failure.set_exception(explained(error))
 
-    # -- small things -------------------------------------------------------------------------------------------------
-
     def _each(self, act: Callable[[Steward], None]) -> None:
         for steward in self.stewards:
             if not steward.gone:

@@ -115,7 +115,7 @@ def render_summary(summary: Summary) -> list[str]:
     if summary.commit is not None and summary.commit.new is None and summary.commit.text != summary.text:
         lines.append(summary.commit.text)
     lines.append(f"cluster ended after {summary.elapsed_s:.1f} s: {summary.cause}, exit status {summary.exit_status}")
-    return [*lines, *summary.causes]
+    return lines
 
 
 def _job_status(guests: tuple[GuestReport, ...]) -> int:

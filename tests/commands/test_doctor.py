@@ -21,6 +21,9 @@ from chslurm.host import doctorstep
 from chslurm.host.bounded import run_bounded
 from chslurm.host.trials import Patient, try_qemu
 
+# pytest's workers have threads, which Python since 3.12 warns of; the doctor has none
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
 FAKES = Path(__file__).parent.parent / "fakes"
 JOB = {
     "SLURM_JOB_ID": "42",
