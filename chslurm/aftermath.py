@@ -8,6 +8,7 @@ come up. Whatever goes wrong here never hides why the launch failed. The doctor 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from chslurm.checkup import Needs, Topic
     from chslurm.host.steward import Steward
     from chslurm.host.trials import Patient
+
+_PAUSE_S = 0.02
+"""After each row, as in `doctor`."""
 
 
 def tell_causes(plan: Plan, number: int, stewards: Sequence[Steward], *, failed: bool) -> None:
@@ -50,6 +54,7 @@ def tell_causes(plan: Plan, number: int, stewards: Sequence[Steward], *, failed:
     )
     for line in _explain(_make_patient(plan, needs), OF_A_LAUNCH - _find_spared(needs), os.environ):
         tell(Event(EventKind.CHECKUP, number, text=line))
+        time.sleep(_PAUSE_S)
 
 
 def explain_end(plan: Plan, summary: Summary, environment: Mapping[str, str]) -> Summary:
