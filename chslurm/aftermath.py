@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from chslurm.host.trials import Patient
 
 _PAUSE_S = 0.02
-"""After each row, as in `doctor`."""
+"""After each row, and each is said twice: of lines that come at once SLURM tears some."""
 
 
 def tell_causes(plan: Plan, number: int, stewards: Sequence[Steward], *, failed: bool) -> None:
@@ -52,7 +52,8 @@ def tell_causes(plan: Plan, number: int, stewards: Sequence[Steward], *, failed:
         network=plan.network,
         site=_uses_roots(plan, len(guests)),
     )
-    for line in _explain(_make_patient(plan, needs), OF_A_LAUNCH - _find_spared(needs), os.environ):
+    lines = _explain(_make_patient(plan, needs), OF_A_LAUNCH - _find_spared(needs), os.environ)
+    for line in (*lines, *lines):
         tell(Event(EventKind.CHECKUP, number, text=line))
         time.sleep(_PAUSE_S)
 
@@ -66,10 +67,10 @@ def explain_end(plan: Plan, summary: Summary, environment: Mapping[str, str]) ->
         return summary
     from chslurm.checkup import OF_A_HEAD, Needs, render_told
 
+    heard = dict.fromkeys((event.text, event.host) for event in events if event.kind is EventKind.CHECKUP)
     told: dict[str, list[str]] = {}
-    for event in events:
-        if event.kind is EventKind.CHECKUP:
-            told.setdefault(event.text, []).append(plan.host(event.host).name)
+    for line, host in heard:
+        told.setdefault(line, []).append(plan.host(host).name)
     if not told and not any(event.kind in (EventKind.NODE_UP, EventKind.NODE_FAILED) for event in events):
         needs = Needs(plan.mode, len(plan.hosts), len(plan.guests))
         told = {line: [] for line in _explain(_make_patient(plan, needs), OF_A_HEAD, environment)}
