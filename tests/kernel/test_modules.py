@@ -85,7 +85,8 @@ def test_an_older_version_with_completion(tool: str, prefix: Path) -> None:
     script = use(prefix, tool) + (
         f"module load chslurm/{older}; chrun --version; complete -p chrun chslurm; type -t _chrun_completion\n"
         f"man -w chrun chslurm-config; chslurm paths modulefiles\n"
-        f"module whatis chslurm/{older}; module help chslurm/{older}; module avail chslurm; {switch}chrun; module unload chslurm; complete -p chrun\n"
+        f"module whatis chslurm/{older}; module help chslurm/{older}\n"
+        f"module avail chslurm; {switch}chrun; module unload chslurm; complete -p chrun\n"
     )
     text = shell(tool, script, PYTHONPATH="/nowhere", CHSLURM_IMAGE="/my/own")
     assert f"chrun {older}\n" in text, text
