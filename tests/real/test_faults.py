@@ -76,7 +76,7 @@ def test_killed_qemu_is_told(box: Box, number: signal.Signals, words: str, momen
     check_failed(job, 70, "guest 1 on cn002", words, "see out/1_console.out")
     assert job.summary()["cause"] == "lost"
     report = (job.dir / "report.html").read_text()
-    assert "chgu1 on cn002: job: " in report
+    assert "chgu1 on cn002: " + ("job: " if moment == "job_started" else "") in report
     assert "<h3>out/1_console.out" in report
 
 
