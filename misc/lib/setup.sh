@@ -153,10 +153,12 @@ need_wheelhouse() {
         lock "$wheels.lock" "$wheels"
         trap '(($? == 0)) || say "could not make $wheels"' EXIT
         [[ ! -e $wheels/digest || $(<"$wheels/digest") != "$digest" ]] || exit 0
-        rm -rf "$wheels"
+        rm -rf "$wheels.new"
         unset PYTHONPATH PYTHONHOME
-        "$SYSTEM_PYTHON" -m pip --quiet --quiet --disable-pip-version-check wheel --wheel-dir "$wheels" "$repo"
-        echo "$digest" >"$wheels/digest"
+        "$SYSTEM_PYTHON" -m pip --quiet --quiet --disable-pip-version-check wheel --wheel-dir "$wheels.new" "$repo"
+        echo "$digest" >"$wheels.new/digest"
+        rm -rf "$wheels"
+        mv "$wheels.new" "$wheels"
     ) >&2
     printf '%s\n' "$wheels"
 }

@@ -84,7 +84,7 @@ def test_an_older_version_with_completion(tool: str, prefix: Path) -> None:
     switch = "module load chslurm\n" if tool == "lmod" else "module switch chslurm\n"
     script = use(prefix, tool) + (
         f"module load chslurm/{older}; chrun --version; complete -p chrun chslurm; type -t _chrun_completion\n"
-        f"man -w chrun chslurm-config; chslurm paths modulefiles\n"
+        f"man -w chrun chslurm-job; chslurm paths modulefiles\n"
         f"module whatis chslurm/{older}; module help chslurm/{older}\n"
         f"module avail chslurm; {switch}chrun; module unload chslurm; complete -p chrun\n"
     )
@@ -92,7 +92,7 @@ def test_an_older_version_with_completion(tool: str, prefix: Path) -> None:
     assert f"chrun {older}\n" in text, text
     assert "-F _chrun_completion chrun\n" in text
     assert "\nfunction\n" in text
-    assert f"{prefix}/{older}/share/man/man1/chrun.1\n{prefix}/{older}/share/man/man5/chslurm-config.5\n" in text
+    assert f"{prefix}/{older}/share/man/man1/chrun.1\n{prefix}/{older}/share/man/man7/chslurm-job.7\n" in text
     assert f"{prefix}/modulefiles\n" in text
     assert "Private clusters of virtual machines as ordinary SLURM jobs" in text
     assert "chrun starts a cluster of virtual machines" in text
