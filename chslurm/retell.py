@@ -113,15 +113,12 @@ def _take_excerpts(account: Account, job_dir: JobDir) -> Iterator[Excerpt]:
 
 def _take_excerpt(path: PurePath, name: str) -> Excerpt | None:
     file = FollowedFile(path)
-    file.skip_to_last(_EXCERPT_LINES)
-    size = file.measure_new()
-    if size > _EXCERPT_BYTES:
-        file.skip(size - _EXCERPT_BYTES)
+    file.skip(max(0, file.measure_new() - _EXCERPT_BYTES))  # looking for lines in what has none could take for ever
     data, _ = file.read(_EXCERPT_BYTES)
     sanitizer = Sanitizer()
     text = sanitizer.feed(data) + sanitizer.finish()
     lines = [line if len(line) <= _LINE_CHARACTERS else f"{line[:_LINE_CHARACTERS]}…" for line in text.splitlines()]
-    cut = file.offset > len(data)
+    cut = file.offset > len(data) or len(lines) > _EXCERPT_LINES
     return Excerpt(name, "\n".join(lines[-_EXCERPT_LINES:]), cut) if text.strip() else None
 
 

@@ -28,6 +28,8 @@ def report(job_dir: str | None, html: str | None, png: str | None, json: str | N
 
     found = choose_cluster(job_dir, allow_ended=True)
     account = read_account(found.plan, running=found.running)
+    if found.running and not choose_cluster(str(found.job_dir.root), allow_ended=True).running:
+        account = read_account(found.plan, running=False)  # it has ended meanwhile, and its own page tells all
     if html is not None:
         _write(html, render_report(account))
     if png is not None:

@@ -36,10 +36,13 @@ _ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
 def make_png(drawing: Drawing) -> bytes:
     """Return the picture of a drawing. Raises ChslurmError when there is no Pillow."""
     try:
-        from PIL import Image, ImageDraw
-    except ImportError as error:
+        from PIL import Image, ImageDraw, ImageFont
+
+        ImageFont.load_default(10)
+    except (ImportError, TypeError) as error:  # a Pillow before 10.1, or without FreeType, has no such font
         raise ChslurmError(
-            f"can't make a PNG: {error}", hint="pip install 'chslurm[picture]', or make a page: --html"
+            f"can't make a PNG: {error}",
+            hint="make a page (--html), or have Pillow 10.1 beside chslurm: pip install 'chslurm[picture]' in a venv",
         ) from error
     scale = _SCALE if drawing.width * drawing.height * _SCALE**2 <= _MOST_PIXELS else 1
     image = Image.new("RGB", (round(drawing.width * scale), round(drawing.height * scale)), _PAPER)

@@ -9,7 +9,7 @@
     PREFIX/modulefiles/chslurm/      for Lmod; PREFIX/modulefiles-tcl/chslurm/ for Environment Modules
 
 A version is made in a hidden folder and renamed when it is whole and has been tried; links are replaced by a rename.
-So a kill at any moment leaves a version or none, and the next call, of whatever kind, clears what is left of it.
+So a kill at any moment leaves a version or none, and the next call that changes anything clears what is left of it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # python3 -I leaves it out
 
 from treefiles import (
     MANIFEST,
+    NEW,
     Refused,
     find_foreign,
     find_users,
@@ -38,7 +39,7 @@ from treefiles import (
     replace_file,
     replace_link,
 )
-from treewheel import Wheel, find_python, find_wheel
+from treewheel import Python, Wheel, find_python, find_wheel
 
 MARKER = ".chslurm"
 LOCK = ".chslurm.lock"
@@ -84,20 +85,21 @@ class Prefix:
             found_by += [self.path / LMOD / DEFAULT, self.path / TCL / TCL_DEFAULT, self.path / DEFAULT]
         for name in found_by:
             name.unlink(missing_ok=True)
-        aside = self.path / f".old-{version}"
-        (self.path / version).rename(aside)
+        aside = Path(tempfile.mkdtemp(prefix=".old-", dir=self.path))
+        (self.path / version).rename(aside)  # in place of the empty folder
         remove_listed(aside)
 
     def clear(self) -> None:
         """Remove what a call that was killed has left. We have the lock, so none is at it."""
-        for left in self.path.glob(".new-*"):
-            shutil.rmtree(left)
+        for folder in (self.path, *(self.path / folder for folder in MODULES)):
+            for left in folder.glob(f"{NEW}*"):
+                left.unlink() if left.is_symlink() or left.is_file() else shutil.rmtree(left)
         for left in self.path.glob(".old-*"):
             remove_listed(left)
 
     def leave(self) -> None:
         """Remove what is ours beside versions; the folder, too, if it was made by us and is empty."""
-        made = (self.path / MARKER).read_text().rstrip("\n").rpartition(": ")[2].split("/")
+        made = (self.path / MARKER).read_text().rstrip("\n").partition("for it: ")[2].split("/")
         for folder in MODULES:
             for empty in (self.path / folder, (self.path / folder).parent):
                 with suppress(OSError):
@@ -123,11 +125,11 @@ def open_prefix(path: Path, *, make: bool) -> Iterator[Prefix]:
         raise Refused(f"nothing is installed in {path}: no such folder")
     path.mkdir(parents=True, exist_ok=True)
     if not (path / MARKER).is_file():
-        if foreign := sorted({p.name for p in path.iterdir()} - {LOCK, f"{MARKER}.new", *SITES_OWN}):
+        if foreign := sorted({p.name for p in path.iterdir()} - {LOCK, f"{NEW}{MARKER}", *SITES_OWN}):
             raise Refused(f"can't use {path}: {foreign[0]!r} in it is not ours; name a folder that is new or empty")
         if not make:
             raise Refused(f"nothing is installed in {path}")
-    with open(path / LOCK, "w") as file:
+    with open(os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if not os.path.exists(path / LOCK) or not os.path.samestat(os.stat(path / LOCK), os.fstat(file.fileno())):
             raise Refused(f"somebody else has just removed {path}; try again")
@@ -148,12 +150,12 @@ def install(options: argparse.Namespace) -> None:
     """Install one version, or say that it is there."""
     python = find_python(options.python)
     with open_prefix(options.prefix, make=True) as prefix:
-        work = Path(tempfile.mkdtemp(prefix=".new-", dir=prefix.path))
+        work = Path(tempfile.mkdtemp(prefix=NEW, dir=prefix.path))
         try:
             wheel = find_wheel(options.wheel, options.wheelhouse, python, work)
             tree = prefix.path / wheel.version
             if tree.exists():
-                check_same(tree, wheel)
+                check_same(tree, wheel, python)
                 say(f"{wheel.version} is installed already")
             else:
                 make_tree(work / "tree", wheel, python, TEMPLATES, options.wheelhouse)
@@ -168,12 +170,14 @@ def install(options: argparse.Namespace) -> None:
         say(f"Modules {prefix.path}/modulefiles-tcl; without modules: PATH={prefix.path}/default/bin:$PATH")
 
 
-def check_same(tree: Path, wheel: Wheel) -> None:
-    """Raise Refused unless the tree was made from the same files."""
+def check_same(tree: Path, wheel: Wheel, python: Python) -> None:
+    """Raise Refused unless the tree was made from the same files, for the same Python."""
     if not (tree / MANIFEST).is_file():
         raise Refused(f"can't install {tree}: there is something else of this name; move it away")
     if read_manifest(tree).digest != wheel.digest:
         raise Refused(f"can't install {tree}: it is there, made from other files; jobs may use it; remove it first")
+    if (made_for := os.readlink(tree / "venv/bin/python3")) != python.program:
+        raise Refused(f"can't install {tree}: it is there, made for {made_for}; jobs may use it; remove it first")
 
 
 def uninstall(options: argparse.Namespace) -> None:

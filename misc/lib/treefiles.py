@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from treewheel import Python, Wheel
 
 MANIFEST = "MANIFEST"
+NEW = ".new-"
+"""Begins the names of what is not whole yet."""
+
 PROGRAMS = {
     "chrun": "chslurm.cli.chrun",
     "vcluster": "chslurm.cli.chrun",
@@ -148,17 +151,27 @@ def find_users(tree: Path) -> list[str]:
     users = []
     wanted = os.stat(tree / "venv")
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, KeyError):
+        with suppress(OSError):
             words = (process / "cmdline").read_bytes().split(b"\0")
             if words[0].endswith(_PYTHON) and os.path.samestat(os.stat(words[0][: -len(_PYTHON)]), wanted):
                 what = next((word for word in words[2:] if word != b"-m"), b"").decode(errors="replace")
-                owner = pwd.getpwuid(process.stat().st_uid).pw_name
-                users.append(f"{what.rpartition('/')[2]} (pid {process.name} of {owner})")
+                shown = "".join(letter if letter.isprintable() else "?" for letter in what.rpartition("/")[2][:60])
+                users.append(f"{shown} (pid {process.name} of {_name_user(process.stat().st_uid)})")
     return users
 
 
+def _name_user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def remove_listed(tree: Path) -> None:
-    """Remove what the manifest lists, the manifest last; what is not ours stays, and so do the folders above it."""
+    """Remove what the manifest lists, the manifest last; what is not ours stays, and so do the folders above it.
+
+    A file server keeps a file that is open under another name for a while: then the manifest stays for the next time.
+    """
     if (tree / MANIFEST).is_file():
         names = read_manifest(tree).names
         ours = [name for name in list_tree(tree) if name in names or _is_made_of(name, names)]
@@ -168,20 +181,29 @@ def remove_listed(tree: Path) -> None:
                     (tree / name).rmdir()
             elif name != MANIFEST:
                 (tree / name).unlink()
+        if os.listdir(tree) != [MANIFEST]:
+            return
         (tree / MANIFEST).unlink()
     with suppress(OSError):
         tree.rmdir()
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    aside = path.with_name(f"{path.name}.new")
-    aside.write_bytes(data)
-    aside.chmod(0o644)
+    aside = make_aside(path)
+    with open(aside, "xb") as file:  # follows no link that somebody has put there
+        os.fchmod(file.fileno(), 0o644)
+        file.write(data)
     aside.rename(path)
 
 
 def replace_link(path: Path, target: str) -> None:
-    aside = path.with_name(f"{path.name}.new")
-    aside.unlink(missing_ok=True)
+    aside = make_aside(path)
     aside.symlink_to(target)
     aside.rename(path)
+
+
+def make_aside(path: Path) -> Path:
+    """Return the name of what will take the place of `path`; nothing has it, and what is left of it is known by it."""
+    aside = path.with_name(f"{NEW}{path.name}")
+    aside.unlink(missing_ok=True)
+    return aside

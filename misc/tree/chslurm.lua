@@ -9,7 +9,9 @@ end
 
 local prefix = find_prefix(myFileName())
 if not isDir(pathJoin(prefix, version, "venv")) then
-   prefix = find_prefix((subprocess("readlink -f '" .. myFileName():gsub("'", "'\\''") .. "'"):gsub("\n", "")))
+   local file = subprocess("readlink -f '" .. myFileName():gsub("'", "'\\''") .. "'"):gsub("\n", "")
+   version = file:match("([^/]+)%.lua$")
+   prefix = find_prefix(file)
 end
 local tree = pathJoin(prefix, version)
 

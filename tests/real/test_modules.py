@@ -27,11 +27,13 @@ WAIT = "#!/bin/sh\nwhile [ ! -e /ch/data1/go ]; do sleep 0.3; done\n"
 def prefix(box: Box) -> Iterator[Path]:
     """A folder for all nodes, with this version in it and the site's image. Afterwards it may not be there."""
     prefix = Path("/opt") / f"chslurm-test-{secrets.token_hex(4)}"
-    install(prefix, f"--wheelhouse={set_up('need_wheelhouse')}")
-    (prefix / "image.qcow2").symlink_to(box.image)
-    yield prefix
-    left = list(prefix.rglob("*")) if prefix.exists() else []
-    subprocess.run(["rm", "-rf", "--", str(prefix)], check=True)
+    try:
+        install(prefix, f"--wheelhouse={set_up('need_wheelhouse')}")
+        (prefix / "image.qcow2").symlink_to(box.image)
+        yield prefix
+        left = list(prefix.rglob("*")) if prefix.exists() else []
+    finally:
+        subprocess.run(["rm", "-rf", "--", str(prefix)], check=True)
     assert left == []
 
 
@@ -43,6 +45,7 @@ def log_in(box: Box, tool: str, script: str) -> Result:
     return box(*make_argv(tool, [*user, *shell]), user="root", timeout_s=120)
 
 
+@pytest.mark.timeout(900)
 def test_installed_used_upgraded_removed(box: Box, prefix: Path, tmp_path: Path) -> None:
     box.write("chjob.sh", CHJOB)
     box.write("wait.sh", WAIT)

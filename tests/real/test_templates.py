@@ -67,6 +67,7 @@ def count(box: Box, folder: str, number: int) -> None:
     shutil.chown(data, data.parent.stat().st_uid, data.parent.stat().st_gid)
 
 
+@pytest.mark.timeout(900)
 def test_templates_do_what_they_say(user: Box) -> None:
     count(user, "late", 1)
     count(user, "again", 1)
@@ -87,7 +88,7 @@ def test_templates_do_what_they_say(user: Box) -> None:
     assert "USR1 passed on to the job" in read(user, f"chtime-{late.id}.out")
     assert int((user.folder / "late" / "count.0").read_text()) >= 1
 
-    wait_for(lambda: again.record()["Restarts"] == "1", PATIENCE_S, lambda: read(user, f"chrequeue-{again.id}.out"))
+    wait_for(lambda: again.record().get("Restarts") == "1", PATIENCE_S, lambda: read(user, f"chrequeue-{again.id}.out"))
     count(user, "again", 3599)
     user("scontrol", "update", f"JobId={again.id}", "StartTime=now")  # SLURM lets a requeued job wait for two minutes
     assert again.wait(PATIENCE_S)["ExitCode"] == "0:0"

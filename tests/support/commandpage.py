@@ -29,6 +29,11 @@ status means is told with the [job scripts](jobs.md#the-end). Sizes without a un
 """
 
 
+def make_context(command: click.Command, name: str) -> click.Context:
+    """That of a call. Click keeps the help option that the first one makes, so all have to make the same."""
+    return click.Context(command, info_name=name, **{"help_option_names": ["-h", "--help"], **command.context_settings})
+
+
 def render_command_page() -> str:
     """Return the text of docs/commands.md."""
     parts = [_HEAD]
@@ -39,7 +44,7 @@ def render_command_page() -> str:
 
 
 def _render(command: click.Command, name: str, title: str, level: int) -> Iterator[str]:
-    context = click.Context(command, info_name=name, **command.context_settings)
+    context = make_context(command, name)
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     yield f"{'#' * level} {title}\n"
     yield f"    {usage}\n"

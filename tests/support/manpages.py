@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from commandpage import make_context
 from manwords import COMMON_EXITS, ENVIRONMENT, EXAMPLES, EXITS, FILES, SEE_ALSO
 from roff import bold, escape, paragraph, render_code, render_items, render_markdown
 
@@ -47,7 +48,7 @@ def walk_commands(command: click.Command, name: str = "") -> Iterator[tuple[str,
 
 def list_options(command: click.Command) -> list[click.Option]:
     """Those that help tells of, and help itself."""
-    context = click.Context(command, **command.context_settings)
+    context = make_context(command, "")
     options = [option for option in command.get_params(context) if isinstance(option, click.Option)]
     return [option for option in options if not option.hidden]
 
@@ -57,7 +58,7 @@ def _page_name(name: str) -> str:
 
 
 def _render_command(name: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=name, **command.context_settings)
+    context = make_context(command, name)
     paragraphs = [re.sub(r"\s+", " ", text).strip() for text in (command.help or "").split("\n\n")]
     lines = _start(_page_name(name), 1, paragraphs[0], "vcluster" if name == "chrun" else "")
     usage = " ".join(command.collect_usage_pieces(context))

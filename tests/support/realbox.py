@@ -95,7 +95,12 @@ def start_box(program: str, user: str) -> Iterator[Box]:
     make = [program, "run", "--user", user, "--", "sh", "-c", "d=$(mktemp -d ~/test.XXXXXX) && echo $d"]
     folder = subprocess.run(make, capture_output=True, text=True, check=True).stdout.strip()
     box = Box(program, os.environ["CHSLURM_IMAGE"], user, Path(folder))
-    yield box
+    try:
+        yield box
+    finally:
+        if box("squeue", "--me", "--noheader").stdout:  # what a test has left that failed
+            box("scancel", "--me")
+            wait_for(lambda: not box("squeue", "--me", "--noheader").stdout, 60, lambda: "jobs can't be cancelled")
     left = box.residue()
     subprocess.run(["rm", "-r", "--", folder], check=True)
     assert not left, left
@@ -128,7 +133,7 @@ class Job:
 
         def ended() -> bool:
             record.update(self.record())
-            return record["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
+            return record.get("JobState", "PENDING") not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 
         wait_for(ended, timeout_s, lambda: f"job {self.id} did not end: {self.output}", pause_s=0.5)
         return record
