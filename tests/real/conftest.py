@@ -10,6 +10,11 @@ import pytest
 from realbox import Box, choose_user, start_box
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest that is a file of its own, so that no worker has it to do when the others are done."""
+    items.sort(key=lambda item: item.path.name != "test_wireguard.py")
+
+
 @pytest.fixture(scope="session")
 def box_program() -> str:
     for name in ("CHSLURM_BOX", "CHSLURM_IMAGE"):

@@ -45,7 +45,7 @@ export PYTHONPATH=/tmp/run/packages
 modinfo -F description wireguard
 # the rest has been tried where the tests run that need no guest
 try() { # FILE TESTS
-    python3 -m pytest --import-mode=importlib -p no:cacheprovider --timeout=200 -v "tests/kernel/$1" -k "$2"
+    python3 -m pytest --import-mode=importlib -p no:cacheprovider --timeout=400 -v "tests/kernel/$1" -k "$2"
 }
 status=0
 try test_wireguard.py "$1" >hosts.out &
