@@ -20,6 +20,7 @@ from chslurm.host.screen import find_display
 from chslurm.host.sitelimits import check_here, check_images
 from chslurm.host.target import read_use
 from chslurm.host.terminal import ends_in_order, kept_settings
+from chslurm.host.workstation import read_allocation
 from chslurm.installer import (
     MEDIA_BYTES,
     Installer,
@@ -28,9 +29,9 @@ from chslurm.installer import (
     is_empty,
     make_installer_argv,
 )
-from chslurm.limits import Limits
-from chslurm.plan import Accelerator, Mode
-from chslurm.units import quote
+from chslurm.limits import Limits, check_guests, reserve
+from chslurm.plan import Accelerator, Mode, NetworkKind
+from chslurm.units import quote, render_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,11 @@ def install(wish: Installation, say: Callable[[str], None]) -> None:
     Raises UsageError before anything is started, ChslurmError when QEMU failed.
     """
     read_user()
-    check_here(wish.limits, Mode.WORKSTATION)
+    _check_machine(wish)
     _check_media(wish.media)
     check_images(wish.limits, [wish.media], "--boot")
     image_format = _check_image(wish.image, force=wish.force)
+    check_images(wish.limits, [wish.image])
     accelerator, reason = choose_accelerator(wish.accelerator)
     program = find_qemu()
     display = _choose_display(program) if wish.vga else None
@@ -82,6 +84,22 @@ def install(wish: Installation, say: Callable[[str], None]) -> None:
     if status:
         raise ChslurmError(f"can't install into {wish.image}: QEMU ended: {describe_exit(status)}")
     say(f"the machine has ended; chslurm image check {wish.image} says whether guests can boot from what it left")
+
+
+def _check_machine(wish: Installation) -> None:
+    """Raise UsageError when the site's limits leave no room for this machine, or not the network that it has."""
+    check_here(wish.limits, Mode.WORKSTATION)
+    if wish.limits.networks is not None and NetworkKind.ROOTLESS not in wish.limits.networks:
+        what = "its network is rootless, which the site does not allow"
+        raise UsageError(f"can't install from --boot: {what} ({wish.limits.say('networks')})", hint="ask the site")
+    node = reserve(read_allocation(), wish.limits).nodes[0]
+    check_guests(wish.limits, node, 1, wish.cores)
+    if wish.limits.reserved_ram_mib and wish.ram_mib > node.memory_mib:
+        left, place = render_size(node.memory_mib), wish.limits.say("reserved_ram")
+        raise UsageError(
+            f"can't give this machine {render_size(wish.ram_mib)} RAM: the site leaves {left} ({place})",
+            hint="ask for less RAM (--ram)",
+        )
 
 
 def _check_media(path: Path) -> None:

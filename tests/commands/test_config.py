@@ -438,3 +438,30 @@ def test_the_doctor_looks_at_what_settings_say(invoke: Command, folder: Path, si
     site_file.write_text(f'image = "{folder}/nothing.qcow2"\njobbase = "{folder}/images"\n')
     rows = {row["topic"]: row for row in json.loads(invoke(umbrella, "doctor", "--json")[1])}
     assert "nothing.qcow2" in rows["image"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "words", "told"),
+    [
+        ('image_folders = ["{folder}/media"]', "", "can't use image '.*/image.qcow2': it is not in a folder"),
+        (
+            'networks = ["site"]',
+            "",
+            "can't install from --boot: its network is rootless, which the site does not allow",
+        ),
+        ("reserved_cores = 4096", "", "can't use node .*: of its .* the site reserves 4096"),
+        ("reserved_cores = 1", "--cores=4096", "can't give 1 guests 4096 cores each on node .*: 7 are left of what"),
+        ('reserved_ram = "1M"', "--ram=900T", "can't give this machine 900 TiB RAM: the site leaves .*; ask for less"),
+    ],
+)
+def test_what_an_installation_may_not_have(
+    invoke: Command, folder: Path, site_file: Path, monkeypatch: pytest.MonkeyPatch, limits: str, words: str, told: str
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    (folder / "media").mkdir()
+    (folder / "media/good.iso").write_bytes(make_media())
+    site_file.write_text(f"[limits]\n{limits.format(folder=folder)}\n")
+    status, _, err = invoke(oneguest, *words.split(), "--boot", "media/good.iso", "image.qcow2")
+    assert (status, len(err.splitlines())) == (64, 1), err
+    assert re.search(told, err), err
+    assert str(site_file) in err
