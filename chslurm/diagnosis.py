@@ -110,7 +110,7 @@ def judge_programs(missing: Sequence[str], family: remedies.Family) -> Row:
 
 def judge_no_qemu(trouble: Tried, family: remedies.Family) -> Iterator[Row]:
     """There is no QEMU that could be tried."""
-    remedy = remedies.install(["qemu-system-x86_64"], family) if "find QEMU" in trouble.trouble else trouble.hint
+    remedy = remedies.install_qemu(family) if "find QEMU" in trouble.trouble else trouble.hint
     yield Row(Topic.QEMU, trouble.trouble, Verdict.FAILED, remedy)
     yield Row(Topic.PASSTHROUGH, "takes a QEMU", Verdict.NOT_TRIED)
 
@@ -119,8 +119,8 @@ def judge_qemu(facts: QemuFacts, family: remedies.Family) -> Iterator[Row]:
     """QEMU runs a guest with all devices of a launch; when it does not, perhaps without passthrough."""
     name = f"{facts.version} ({facts.program})"
     if RAN not in (facts.status, facts.bare_status):
-        again = remedies.install(["qemu-system-x86_64"], family)
-        yield Row(Topic.QEMU, f"{name} runs no guest: {facts.bare_words}", Verdict.FAILED, f"install it whole: {again}")
+        again = f"install it whole: {remedies.install_qemu(family)}"
+        yield Row(Topic.QEMU, f"{name} runs no guest: {facts.bare_words}", Verdict.FAILED, again)
         yield Row(Topic.PASSTHROUGH, "takes a QEMU that runs", Verdict.NOT_TRIED)
         return
     yield Row(Topic.QEMU, f"{name} runs a guest, sandboxed")
@@ -128,7 +128,7 @@ def judge_qemu(facts: QemuFacts, family: remedies.Family) -> Iterator[Row]:
         beside = f"; {facts.virtiofsd} is there, and not used" if facts.virtiofsd else ""
         yield Row(Topic.PASSTHROUGH, f"9p{beside}")
         return
-    remedy = f"put a qemu-system-x86_64 with 9p first on PATH, or: {remedies.install(['qemu-system-x86_64'], family)}"
+    remedy = f"put a qemu-system-x86_64 with 9p first on PATH, or: {remedies.install_qemu(family)}"
     yield Row(Topic.PASSTHROUGH, f"no 9p: {facts.words}", Verdict.FAILED, remedy)
 
 

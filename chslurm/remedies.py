@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable
 from enum import StrEnum
 
-_ASSIGNMENT = re.compile(r'^(ID|ID_LIKE)="?([^"\n]*)"?$', re.MULTILINE)
+_ASSIGNMENT = re.compile(r"^(?:ID|ID_LIKE)=([\"']?)([^\"'\n]*)\1$", re.MULTILINE)
 
 
 class Family(StrEnum):
@@ -16,6 +16,7 @@ class Family(StrEnum):
 
     DEBIAN = "debian"
     FEDORA = "fedora"
+    RHEL = "rhel"
     SUSE = "suse"
     OTHER = "other"
 
@@ -24,10 +25,11 @@ _INSTALL = {
     Family.DEBIAN: "sudo apt install",
     Family.FEDORA: "sudo dnf install",
     Family.SUSE: "sudo zypper install",
+    Family.RHEL: "sudo dnf install",
 }
 
 _PACKAGES: dict[str, tuple[str, str, str]] = {
-    "qemu-system-x86_64": ("qemu-system-x86", "qemu-kvm", "qemu-x86"),
+    "qemu-system-x86_64": ("qemu-system-x86", "qemu-system-x86-core", "qemu-x86"),
     "qemu-img": ("qemu-utils", "qemu-img", "qemu-img"),
     "mkfs.ext4": ("e2fsprogs", "e2fsprogs", "e2fsprogs"),
     "mkswap": ("util-linux", "util-linux", "util-linux"),
@@ -40,6 +42,9 @@ _PACKAGES: dict[str, tuple[str, str, str]] = {
 }
 """Program -> its package in the first three families."""
 
+_COLUMNS = {Family.DEBIAN: 0, Family.FEDORA: 1, Family.SUSE: 2, Family.RHEL: 1}
+_QEMU_OF_RHEL = "build QEMU with --enable-virtfs and put it first on PATH, on every node: RHEL's own leaves out 9p"
+
 PROGRAMS = ("qemu-img", "mkfs.ext4", "mkswap", "ip", "bridge", "nft")
 """What every host of a cluster starts, besides QEMU."""
 
@@ -49,7 +54,8 @@ def find_family(os_release: str) -> Family:
     words = {word for _, value in _ASSIGNMENT.findall(os_release) for word in value.split()}
     for family, names in (
         (Family.DEBIAN, {"debian", "ubuntu"}),
-        (Family.FEDORA, {"fedora", "rhel", "centos"}),
+        (Family.RHEL, {"rhel", "centos"}),  # which are like Fedora, too
+        (Family.FEDORA, {"fedora"}),
         (Family.SUSE, {"suse", "opensuse", "sles"}),
     ):
         if words & names:
@@ -62,9 +68,13 @@ def install(programs: Iterable[str], family: Family) -> str:
     names = list(programs)
     if family is Family.OTHER:
         return f"install {', '.join(names)}"
-    column = list(_INSTALL).index(family)
-    packages = dict.fromkeys(_PACKAGES.get(name, (name,) * 3)[column] for name in names)
+    packages = dict.fromkeys(_PACKAGES.get(name, (name,) * 3)[_COLUMNS[family]] for name in names)
     return f"{_INSTALL[family]} {' '.join(packages)}"
+
+
+def install_qemu(family: Family) -> str:
+    """Return what makes a QEMU that a launch takes. The package of RHEL and its kin has no passthrough."""
+    return _QEMU_OF_RHEL if family is Family.RHEL else install(["qemu-system-x86_64"], family)
 
 
 def allow_namespaces(settings: dict[str, str]) -> str:

@@ -35,7 +35,8 @@ def find_qemu() -> str:
     if found is None:
         raise ChslurmError(
             f"can't find QEMU on this host: neither {' nor '.join(_PROGRAMS)}",
-            hint="install qemu-system-x86 (Debian, Ubuntu), qemu-x86 (SUSE) or qemu-kvm (RHEL), on every node",
+            hint="install qemu-system-x86 (Debian, Ubuntu), qemu-system-x86-core (Fedora) or qemu-x86 (SUSE), on every"
+            " node; RHEL's own has no passthrough",
         )
     if found != shutil.which(_PROGRAMS[0]) and run([found, "-device", "virtio-9p-pci,help"], check=False).status != 0:
         raise ChslurmError(

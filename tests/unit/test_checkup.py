@@ -78,6 +78,7 @@ def test_root_starts_no_clusters() -> None:
         ('ID=ubuntu\nID_LIKE="debian"\n', "sudo apt install qemu-utils e2fsprogs iproute2"),
         ('ID="rocky"\nID_LIKE="rhel centos fedora"\n', "sudo dnf install qemu-img e2fsprogs iproute"),
         ('ID="opensuse-leap"\nID_LIKE="suse opensuse"\n', "sudo zypper install qemu-img e2fsprogs iproute2"),
+        ("ID='rhel'\nID_LIKE='fedora'\n", "sudo dnf install qemu-img e2fsprogs iproute"),
         ("ID=arch\n", "install qemu-img, mkfs.ext4, ip, bridge"),
     ],
 )
@@ -99,6 +100,23 @@ def test_qemu() -> None:
     assert verdicts(list(judge_qemu(dead, DEBIAN))) == {"QEMU": "failed", "passthrough": "not tried"}
     nobody = next(judge_no_qemu(Tried(trouble="can't find QEMU on this host", hint="install"), DEBIAN))
     assert nobody.remedy == "sudo apt install qemu-system-x86"
+
+
+@pytest.mark.parametrize(
+    ("release", "remedy"),
+    [
+        ("ID=fedora\n", "sudo dnf install qemu-system-x86-core"),
+        ("ID='rhel'\nID_LIKE='fedora'\n", "build QEMU with --enable-virtfs and put it first on PATH, on every node: "),
+        ('ID="almalinux"\nID_LIKE="rhel centos fedora"\n', "build QEMU with --enable-virtfs and put it first on PATH"),
+    ],
+)
+def test_nobody_is_told_to_install_a_qemu_that_is_refused(release: str, remedy: str) -> None:
+    """The package of RHEL and its kin has no passthrough."""
+    family = remedies.find_family(release)
+    nobody = next(judge_no_qemu(Tried(trouble="can't find QEMU on this host", hint="install"), family))
+    assert nobody.remedy.startswith(remedy)
+    *_, without = judge_qemu(QemuFacts("/usr/bin/qemu", "QEMU 7.2", 1, "no such device", RAN, ""), family)
+    assert remedy in without.remedy
 
 
 @pytest.mark.parametrize(
