@@ -52,7 +52,7 @@ def tell_causes(plan: Plan, number: int, stewards: Sequence[Steward], *, failed:
         network=plan.network,
         site=_uses_roots(plan, len(guests)),
     )
-    lines = _explain(_make_patient(plan, needs), OF_A_LAUNCH - _find_spared(needs), os.environ)
+    lines = _explain(_make_patient(plan, needs, host.name), OF_A_LAUNCH - _find_spared(needs), os.environ)
     for line in (*lines, *lines):
         tell(Event(EventKind.CHECKUP, number, text=line))
         time.sleep(_PAUSE_S)
@@ -91,11 +91,13 @@ def explain_error(error: ChslurmError, request: Request, environment: Mapping[st
     error.causes = tuple(render_told({line: [] for line in lines}, 1))
 
 
-def _make_patient(plan: Plan, needs: Needs) -> Patient:
+def _make_patient(plan: Plan, needs: Needs, own: str = "") -> Patient:
+    from chslurm.host.fabric import find_other
     from chslurm.host.trials import Patient
 
     image, folder = PurePath(plan.image.path), Path(plan.job_dir)
-    return Patient(needs, image, folder, Path(plan.disks.tmp_dir or folder), plan.slurm_job_id or "0")
+    tmp_dir, other = Path(plan.disks.tmp_dir or folder), find_other((host.name for host in plan.hosts), own)
+    return Patient(needs, image, folder, tmp_dir, plan.slurm_job_id or "0", other)
 
 
 def _uses_roots(plan: Plan, guest_ct: int) -> bool:

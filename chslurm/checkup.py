@@ -30,6 +30,7 @@ class Topic(StrEnum):
     """What is looked at, in the order of the table."""
 
     USER = "user"
+    ALLOWED = "site's limits"
     PROGRAMS = "programs"
     QEMU = "QEMU"
     KVM = "KVM"
@@ -97,7 +98,7 @@ OF_A_LAUNCH = frozenset(
 OF_A_HEAD = frozenset({Topic.PROGRAMS, Topic.IMAGE, Topic.JOB_SPACE, Topic.PATHS, Topic.SLURM, Topic.JOB, Topic.STEPS})
 """The same where the launcher itself runs, when no host has started."""
 
-_NO_CAUSES = {Topic.KVM, Topic.VHOST, Topic.WIREGUARD}
+_NO_CAUSES = {Topic.KVM, Topic.VHOST, Topic.WIREGUARD, Topic.VXLAN}
 """Warnings about these say that guests are slower, or less safe, and not why there are none."""
 
 MOST_TOLD = 6

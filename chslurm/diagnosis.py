@@ -58,7 +58,7 @@ class KvmFacts:
     obstacle: str | None
     user: str
     virtual: bool  # this is a virtual machine itself
-    status: int = RAN
+    status: int | None = RAN  # of QEMU; None: there is none
     words: str = ""
 
 
@@ -100,6 +100,13 @@ def judge_user(uid: int, name: str) -> Row:
     return Row(Topic.USER, f"{name} ({uid})")
 
 
+def judge_allowed(tried: Tried, file: str) -> Row:
+    """What a launch refuses by the site's limits, and the file that has them."""
+    if tried.trouble:
+        return Row(Topic.ALLOWED, tried.trouble, Verdict.FAILED, tried.hint)
+    return Row(Topic.ALLOWED, f"kept ({file})" if file else "none")
+
+
 def judge_programs(missing: Sequence[str], family: remedies.Family) -> Row:
     """Programs that every host starts."""
     if missing:
@@ -136,6 +143,8 @@ def judge_kvm(facts: KvmFacts, needs: Needs) -> Row:
     """KVM is not needed unless it is asked for; but one that opens and does not run is taken, and fails."""
     if needs.accelerator is Accelerator.TCG:
         return Row(Topic.KVM, "not asked for (--accel tcg)", Verdict.NOT_TRIED)
+    if facts.obstacle is None and facts.status is None:
+        return Row(Topic.KVM, "takes a QEMU", Verdict.NOT_TRIED)
     if facts.obstacle is None and facts.status == RAN:
         return Row(Topic.KVM, "runs a guest")
     if facts.obstacle is None:

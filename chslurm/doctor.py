@@ -11,14 +11,16 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import msgspec
 
-from chslurm.allocation import is_allocation
+from chslurm.allocation import is_allocation, parse_nodelist
 from chslurm.checkup import (
     Answer,
     Finding,
@@ -29,16 +31,21 @@ from chslurm.checkup import (
     encode_answer,
     merge_rows,
 )
-from chslurm.diagnosis import judge_clocks
+from chslurm.configured import make_settled_request
+from chslurm.diagnosis import Tried, judge_clocks
 from chslurm.errors import ChslurmError, UsageError
 from chslurm.host import nettrials, slurm, trials
 from chslurm.host.bounded import run_bounded
+from chslurm.host.configfiles import read_settings
 from chslurm.host.doctorstep import ask_nodes
+from chslurm.host.fabric import find_other
 from chslurm.host.process import make_own_argv
-from chslurm.host.slurmtrials import try_slurm
+from chslurm.host.slurmtrials import try_job, try_slurm, try_step
 from chslurm.host.trials import Patient
-from chslurm.plan import Mode
-from chslurm.slurmdiagnosis import judge_slurm
+from chslurm.limits import NO_LIMITS
+from chslurm.plan import Mode, NetworkKind
+from chslurm.request import NOTHING_ASKED, Request
+from chslurm.slurmdiagnosis import judge_job, judge_slurm, judge_step
 
 _PATIENCE_S = 10.0
 """Of all trials on a host, which take a second or two."""
@@ -53,6 +60,7 @@ Trial = Callable[[Patient], Iterable[Row]]
 
 _TRIALS: tuple[tuple[tuple[Topic, ...], Trial], ...] = (
     ((Topic.USER,), trials.try_user),
+    ((Topic.ALLOWED,), trials.try_allowed),
     ((Topic.PROGRAMS,), trials.try_programs),
     ((Topic.QEMU, Topic.PASSTHROUGH), trials.try_qemu),
     ((Topic.KVM,), trials.try_kvm),
@@ -70,34 +78,79 @@ _TRIALS: tuple[tuple[tuple[Topic, ...], Trial], ...] = (
     ((Topic.LIMITS,), trials.try_limits),
     ((Topic.CLOCK,), trials.try_clock),
 )
-_OF_SLURM = (Topic.SLURM, Topic.JOB, Topic.STEPS, Topic.RECORDS, Topic.MPI)
-_OF_HOST = frozenset(Topic) - frozenset(_OF_SLURM)
+
+
+def _try_slurm(environment: Mapping[str, str]) -> Iterable[Row]:
+    return judge_slurm(try_slurm(environment), trials.find_family(), in_job=is_allocation(environment))
+
+
+_SLURM_TRIALS: tuple[tuple[tuple[Topic, ...], Callable[[Mapping[str, str]], Iterable[Row]]], ...] = (
+    ((Topic.SLURM, Topic.RECORDS, Topic.MPI), _try_slurm),
+    ((Topic.JOB,), lambda environment: [judge_job(try_job(environment))]),
+    ((Topic.STEPS,), lambda environment: judge_step(try_step(environment))),
+)
+_OF_SLURM = frozenset({Topic.SLURM, Topic.JOB, Topic.STEPS, Topic.RECORDS, Topic.MPI})
+_OF_HOST = frozenset(Topic) - _OF_SLURM - {Topic.ALLOWED}
 _DECODER = msgspec.json.Decoder(list[Row])
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def check_here(
-    image: PurePath | None, job_base: Path, tmp_dir: Path | None, environment: Mapping[str, str]
-) -> list[Finding]:
+def make_patient(asked: Mapping[str, str | None], cwd: Path, environment: Mapping[str, str]) -> Patient:
+    """Return this host with what a launch would ask of it: `asked` by options, or by settings within the site's limits.
+
+    Raises UsageError for settings that can't be relied on, and options that make no sense.
+    """
+    settings = read_settings(environment)
+    image = asked["image"] or settings.find("image")
+    options: Any = {**NOTHING_ASKED, **asked, "image": image or "none"}
+    in_job = is_allocation(environment)
+    request = make_settled_request(options, cwd, replace(settings, limits=NO_LIMITS), in_job=in_job)
+    refusal = None
+    try:
+        request = make_settled_request(options, cwd, settings, in_job=in_job)
+    except UsageError as error:
+        refusal = Tried(trouble=error.message, hint=error.hint)
+    return Patient(
+        needs=_make_needs(request, environment),
+        image=request.image if image else None,
+        job_base=Path(request.job_base),
+        tmp_dir=None if request.tmp_dir is None else Path(request.tmp_dir),
+        limits=settings.limits,
+        refusal=refusal,
+    )
+
+
+def _make_needs(request: Request, environment: Mapping[str, str]) -> Needs:
+    default, host_ct = Needs(), 1
+    if in_job := is_allocation(environment):
+        host_ct = _count_nodes(environment)
+    guest_ct = request.guest_ct or (host_ct if in_job else default.guest_ct)
+    return Needs(
+        mode=Mode.CLUSTER if in_job else Mode.WORKSTATION,
+        host_ct=host_ct,
+        guest_ct=-(-guest_ct // host_ct),
+        ram_mib=request.ram_mib or default.ram_mib,
+        accelerator=request.accelerator,
+        tunnel=request.tunnel,
+        network=request.network,
+    )
+
+
+def check_here(patient: Patient, environment: Mapping[str, str]) -> list[Finding]:
     """Return the rows of this host."""
-    patient = _make_patient(image, job_base, tmp_dir, environment)
-    rows = check_host(patient, frozenset(Topic), environment)
+    rows = check_host(_place(patient, environment), frozenset(Topic), environment)
     return merge_rows({"here": rows})
 
 
-def check_nodes(
-    image: PurePath | None, job_base: Path, tmp_dir: Path | None, environment: Mapping[str, str]
-) -> list[Finding]:
+def check_nodes(patient: Patient, environment: Mapping[str, str]) -> list[Finding]:
     """Return the rows of all nodes of our job. Raises UsageError outside of one, ChslurmError when no step runs."""
     if not is_allocation(environment):
         raise UsageError("--nodes: not in a SLURM job", hint="salloc -N2 chslurm doctor --nodes")
     allocation = slurm.read_allocation(environment)
     names = [node.name for node in allocation.nodes]
-    options = [f"--jobbase={job_base}", *([] if tmp_dir is None else [f"--tmp-dir={tmp_dir}"])]
-    task = make_own_argv("chslurm.cli.main", "doctor", "--as-node", *options)
-    argv = slurm.make_step_argv(names, "/", [*task, *([] if image is None else ["--", str(image)])], environment)
+    argv = slurm.make_step_argv(names, "/", _make_task(patient), environment)
     answers = ask_nodes(argv, names, _STEP_S + len(names) / 20)
     if not answers.ahead_s:
         last = answers.words.splitlines()[-1:] or ["srun said nothing"]
@@ -110,21 +163,37 @@ def check_nodes(
     for name, lost_ct in answers.lost.items():
         torn = Row(Topic.STEPS, f"{lost_ct} rows were lost on their way here", Verdict.NOT_TRIED, "look once more")
         rows[name] = [*rows[name], torn]
-    ours = _check_slurm(environment, step=False)
-    return merge_rows({"": [*ours, judge_clocks(answers.ahead_s)]}) + merge_rows(rows)
+    ours = check_host(patient, (Topic.ALLOWED, Topic.SLURM, Topic.RECORDS, Topic.MPI), environment)
+    return merge_rows({"": [*ours, judge_job(allocation), judge_clocks(answers.ahead_s)]}) + merge_rows(rows)
+
+
+def _make_task(patient: Patient) -> list[str]:
+    """The doctor of a node, who is told everything: settings are read once, here."""
+    needs = msgspec.json.encode(patient.needs).decode()
+    folders = [f"--jobbase={patient.job_base}", *([] if patient.tmp_dir is None else [f"--tmp-dir={patient.tmp_dir}"])]
+    image = [] if patient.image is None else ["--", str(patient.image)]
+    return [*make_own_argv("chslurm.cli.main", "doctor", f"--as-node={needs}", *folders), *image]
 
 
 def answer_as_node(
-    image: PurePath | None, job_base: Path, tmp_dir: Path | None, environment: Mapping[str, str]
+    needs: str, image: PurePath | None, job_base: Path, tmp_dir: Path | None, environment: Mapping[str, str]
 ) -> None:
-    """Print the rows of this node, for `check_nodes` on another."""
-    patient = _make_patient(image, job_base, tmp_dir, environment)
+    """Print the rows of this node, for `check_nodes` on another. Raises UsageError for needs that it did not write."""
+    try:
+        patient = Patient(msgspec.json.decode(needs, type=Needs), image, job_base, tmp_dir)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"--as-node: {error}", hint="it is for the doctor") from error
     node = environment.get("SLURMD_NODENAME") or socket.gethostname()
-    rows = check_host(patient, _OF_HOST, environment)
+    rows = check_host(_place(patient, environment), _OF_HOST, environment)
     for row in rows * 2:  # of lines that come all at once some are torn on their way; those of the second time, others
-        os.write(sys.stdout.fileno(), encode_answer(Answer(node, row)))
-        time.sleep(_PAUSE_S)
-    os.write(sys.stdout.fileno(), encode_answer(Answer(node, row_ct=len(rows), unix_s=time.time())))
+        _say(Answer(node, row))
+    for _ in range(2):
+        _say(Answer(node, row_ct=len(rows), unix_s=time.time()))
+
+
+def _say(answer: Answer) -> None:
+    os.write(sys.stdout.fileno(), encode_answer(answer))
+    time.sleep(_PAUSE_S)
 
 
 # -- one host ---------------------------------------------------------------------------------------------------------
@@ -132,52 +201,50 @@ def answer_as_node(
 
 def check_host(patient: Patient, topics: Collection[Topic], environment: Mapping[str, str]) -> list[Row]:
     """Try everything about `topics` on this host. Nothing is raised, and nothing is waited for longer than 10 s."""
-    chosen = {str(number): trial for number, trial in enumerate(_TRIALS) if set(trial[0]) & set(topics)}
-    work = {name: partial(_do, trial, patient) for name, (_, trial) in chosen.items()}
-    if set(_OF_SLURM) & set(topics):
-        work["slurm"] = partial(_do_slurm, environment)
-    answers = run_bounded(work, _PATIENCE_S)
-    rows: list[Row] = []
-    for name, answer in answers.items():
-        tried = _OF_SLURM[:1] if name == "slurm" else chosen[name][0]
-        rows += _read(answer, tried)
+    with ExitStack() as stack:
+        with suppress(OSError):  # without it some can't be tried, which their rows say
+            folder = TemporaryDirectory(prefix="chslurm-doctor-", ignore_cleanup_errors=True)
+            patient = replace(patient, scratch=Path(stack.enter_context(folder)))
+        tried = [
+            *((of, partial(trial, patient)) for of, trial in _TRIALS),
+            *((of, partial(trial, environment)) for of, trial in _SLURM_TRIALS),
+        ]
+        chosen = {str(number): trial for number, trial in enumerate(tried) if set(trial[0]) & set(topics)}
+        answers = run_bounded({name: partial(_do, trial) for name, (_, trial) in chosen.items()}, _PATIENCE_S)
+    rows = [row for name, answer in answers.items() for row in _read(answer, chosen[name][0])]
     return [row for row in rows if row.topic in topics]
 
 
-def _do(trial: Trial, patient: Patient) -> bytes:
-    return msgspec.json.encode(list(trial(patient)))
-
-
-def _do_slurm(environment: Mapping[str, str]) -> bytes:
-    return msgspec.json.encode(_check_slurm(environment, step=True))
-
-
-def _check_slurm(environment: Mapping[str, str], *, step: bool) -> list[Row]:
-    facts = try_slurm(environment, step=step)
-    return list(judge_slurm(facts, trials.find_family(), in_job=is_allocation(environment)))
+def _do(trial: Callable[[], Iterable[Row]]) -> bytes:
+    return msgspec.json.encode(list(trial()))
 
 
 def _read(answer: bytes | None, topics: Sequence[Topic]) -> list[Row]:
     if answer is None:
+        found = f"no answer in {_PATIENCE_S:g} s"
+        if topics[0] in _OF_SLURM:  # for which a launch waits longer
+            return [Row(topics[0], found, Verdict.WARNING, "scontrol ping says whether the controller answers")]
         remedy = "a file server or a device may hang: sudo dmesg | tail"
-        return [Row(topic, f"no answer in {_PATIENCE_S:g} s", Verdict.FAILED, remedy) for topic in topics]
+        return [Row(topic, found, Verdict.FAILED, remedy) for topic in topics]
     with suppress(msgspec.MsgspecError):
         return _DECODER.decode(answer)
-    return [Row(topic, "could not be tried", Verdict.NOT_TRIED) for topic in topics]
+    # it had no process, or did what nobody thought of: that this host is well has not been seen
+    remedy = "ulimit -u may be too low; when it is not, tell the makers of chslurm"
+    return [Row(topic, "could not be tried", Verdict.FAILED, remedy) for topic in topics]
 
 
-def _make_patient(
-    image: PurePath | None, job_base: Path, tmp_dir: Path | None, environment: Mapping[str, str]
-) -> Patient:
-    """What a launch without more options would ask of this host."""
-    needs, job_id = Needs(), ""
+def _place(patient: Patient, environment: Mapping[str, str]) -> Patient:
+    """Return it with what this host has for its job."""
+    needs, job_id, other = patient.needs, "", ""
     if is_allocation(environment):
         job_id = environment["SLURM_JOB_ID"] if environment["SLURM_JOB_ID"].isdecimal() else "0"
-        needs = Needs(mode=Mode.CLUSTER, host_ct=_count_nodes(environment), guest_ct=1)
-    with suppress(ChslurmError, OSError):
-        needs = replace(needs, site=nettrials.has_room(needs.mode, job_id, needs.guest_ct))
-    folder = tmp_dir or Path(environment.get("TMPDIR") or "/tmp")
-    return Patient(needs, image, job_base, folder, job_id)
+        own = environment.get("SLURMD_NODENAME") or socket.gethostname().partition(".")[0]
+        with suppress(ChslurmError):  # told by the row of the job
+            other = find_other(parse_nodelist(environment.get("SLURM_JOB_NODELIST", ""), "SLURM_JOB_NODELIST"), own)
+    if needs.network is not NetworkKind.ROOTLESS:
+        with suppress(ChslurmError, OSError):
+            needs = replace(needs, site=nettrials.has_room(needs.mode, job_id, needs.guest_ct))
+    return replace(patient, needs=needs, job_id=job_id, other=other)
 
 
 def _count_nodes(environment: Mapping[str, str]) -> int:

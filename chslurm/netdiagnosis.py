@@ -28,6 +28,15 @@ class NetworkFacts:
     wireguard: Tried | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TunnelFacts:
+    """A tunnel by VXLAN that was opened, or not, and what else there would be."""
+
+    tried: Tried
+    carried: bool = True  # pasta carries it, whatever the tunnel's device
+    wireguard: str = ""  # why there is none
+
+
 def judge_network(facts: NetworkFacts, needs: Needs) -> Iterator[Row]:
     """Namespaces, TAPs, filters and WireGuard, as far as they could be tried."""
     fails = Verdict.FAILED if needs.own_network else Verdict.WARNING
@@ -80,13 +89,15 @@ def judge_outside(tried: Tried | None, needs: Needs, family: remedies.Family) ->
     return Row(Topic.OUTSIDE, tried.trouble, Verdict.FAILED if needed else Verdict.WARNING, remedy)
 
 
-def judge_vxlan(tried: Tried | None, needs: Needs, family: remedies.Family) -> Row:
-    """A tunnel of pasta and VXLAN, opened as to another host."""
-    if tried is None:
+def judge_vxlan(facts: TunnelFacts | None, needs: Needs, family: remedies.Family) -> Row:
+    """A tunnel of pasta and VXLAN, opened as to another host. Without the device WireGuard does, carried alike."""
+    if facts is None:
         return Row(Topic.VXLAN, _TAKES_NETWORK, Verdict.NOT_TRIED)
+    tried = facts.tried
     if not tried.trouble:
         return Row(Topic.VXLAN, tried.found)
-    needed = needs.host_ct > 1 and needs.own_network
+    missed = needs.tunnel is TunnelKind.VXLAN or bool(facts.wireguard and needs.tunnel is TunnelKind.AUTO)
+    needed = needs.host_ct > 1 and needs.own_network and (missed or not facts.carried)
     remedy = tried.hint or "sudo modprobe vxlan"
     if "can't start pasta" in tried.trouble:
         remedy = remedies.install(["pasta"], family)

@@ -23,9 +23,6 @@ class SlurmFacts:
 
     version: Tried | None = None  # srun --version; None: there is no srun
     ping: Tried | None = None  # scontrol ping
-    job: Allocation | None = None
-    job_trouble: Tried | None = None
-    step: Tried | None = None  # a step beside others; None: there is no job
     text: bool = False  # scontrol's plain text answers
     json: bool = False
     pyslurm: Tried | None = None
@@ -33,21 +30,33 @@ class SlurmFacts:
 
 
 def judge_slurm(facts: SlurmFacts, family: remedies.Family, *, in_job: bool) -> Iterator[Row]:
-    """All rows about SLURM."""
+    """What SLURM's programs say, in or outside of a job."""
     yield _judge_release(facts, family, in_job=in_job)
-    if facts.job:
-        yield Row(Topic.JOB, _render_job(facts.job))
-    elif facts.job_trouble:
-        remedy = facts.job_trouble.hint or "env | grep ^SLURM shows them: start it in the job itself, and copy none"
-        yield Row(Topic.JOB, facts.job_trouble.trouble, Verdict.FAILED, remedy)
-    else:
-        yield Row(Topic.JOB, "none: salloc -N2 chslurm doctor --nodes looks at nodes", Verdict.NOT_TRIED)
-    if facts.step:
-        yield _judge_step(facts.step)
     if facts.version and not facts.version.trouble:
         yield _judge_records(facts, in_job=in_job)
         words = ", ".join(facts.mpi) or "none"
         yield Row(Topic.MPI, f"{words}: for steps of your own; guests have an MPI of theirs")
+
+
+def judge_job(job: Allocation | Tried | None) -> Row:
+    """Our job, or why it can't be understood."""
+    if job is None:
+        return Row(Topic.JOB, "none: salloc -N2 chslurm doctor --nodes looks at nodes", Verdict.NOT_TRIED)
+    if isinstance(job, Tried):
+        remedy = job.hint or "env | grep ^SLURM shows them: start it in the job itself, and copy none"
+        return Row(Topic.JOB, job.trouble, Verdict.FAILED, remedy)
+    names = [node.name for node in job.nodes]
+    cores, memory = sum(node.cores for node in job.nodes), sum(node.memory_mib for node in job.nodes)
+    return Row(Topic.JOB, f"{job.slurm_job_id} on {render_nodelist(names)}, {cores} cores, {render_size(memory)}")
+
+
+def judge_step(step: Tried | None) -> Iterator[Row]:
+    """A step beside others, if there was one to start."""
+    if step and step.trouble:
+        remedy = "srun --overlap --mpi=none -N1 -n1 true, in the job, tells more"
+        yield Row(Topic.STEPS, step.trouble, Verdict.FAILED, remedy)
+    elif step:
+        yield Row(Topic.STEPS, step.found)
 
 
 def _judge_release(facts: SlurmFacts, family: remedies.Family, *, in_job: bool) -> Row:
@@ -66,13 +75,6 @@ def _judge_release(facts: SlurmFacts, family: remedies.Family, *, in_job: bool) 
     return Row(Topic.SLURM, version + (f"; {facts.ping.found}" if facts.ping else ""))
 
 
-def _judge_step(step: Tried) -> Row:
-    if step.trouble:
-        remedy = "srun --overlap --mpi=none -N1 -n1 true, in the job, tells more"
-        return Row(Topic.STEPS, step.trouble, Verdict.FAILED, remedy)
-    return Row(Topic.STEPS, step.found)
-
-
 def _judge_records(facts: SlurmFacts, *, in_job: bool) -> Row:
     pyslurm = facts.pyslurm or Tried(trouble="not looked for")
     offers = [("scontrol", facts.text), ("scontrol --json", facts.json), ("pyslurm", not pyslurm.trouble)]
@@ -83,12 +85,6 @@ def _judge_records(facts: SlurmFacts, *, in_job: bool) -> Row:
         remedy = "scontrol show job; a job with --mem does without"
         return Row(Topic.RECORDS, f"nobody answers{unused}", verdict, remedy)
     return Row(Topic.RECORDS, f"by {', else '.join(have)}{unused}")
-
-
-def _render_job(job: Allocation) -> str:
-    names = [node.name for node in job.nodes]
-    cores, memory = sum(node.cores for node in job.nodes), sum(node.memory_mib for node in job.nodes)
-    return f"{job.slurm_job_id} on {render_nodelist(names)}, {cores} cores, {render_size(memory)}"
 
 
 def _install(family: remedies.Family) -> str:

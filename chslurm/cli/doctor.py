@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chslurm.cli.options import DIR, find_current_directory, make_path
+from chslurm.cli.options import DIR, find_current_directory
 from chslurm.cli.tables import print_table
 
 if TYPE_CHECKING:
@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 @click.option("--nodes", is_flag=True, help="Look at all nodes of this SLURM job, in one step.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.option("--jobbase", type=DIR, help="Where job directories will be made. Default: as for chrun.")
-@click.option(
-    "--tmp-dir", type=DIR, help="Where the disk of /ch/tmp will lie. Default: as settings say, or $TMPDIR, or /tmp."
-)
-@click.option("--as-node", is_flag=True, hidden=True, help="Print answers for another doctor.")
+@click.option("--tmp-dir", type=DIR, help="Where the disk of /ch/tmp will lie. Default: as for chrun.")
+@click.option("--as-node", metavar="NEEDS", hidden=True, help="Print answers for another doctor.")
 def doctor(
-    image: str | None, nodes: bool, as_json: bool, jobbase: str | None, tmp_dir: str | None, as_node: bool
+    image: str | None, nodes: bool, as_json: bool, jobbase: str | None, tmp_dir: str | None, as_node: str | None
 ) -> int:
     """Try everything that a launch needs, of IMAGE too, and say what is missing and what to type then.
 
@@ -34,24 +32,19 @@ def doctor(
 
     Ends with 0 when no row has failed, with 1 when one has, with 70 when the nodes could not be looked at.
     """
-    from chslurm.doctor import answer_as_node, check_here, check_nodes, make_json
-    from chslurm.host.configfiles import read_settings
+    from chslurm.doctor import answer_as_node, check_here, check_nodes, make_json, make_patient
 
-    if not as_node:  # which is told everything
-        settings = read_settings(os.environ)
-        image, jobbase = image or settings.find("image"), jobbase or settings.find("jobbase")
-        tmp_dir = tmp_dir or settings.find("tmp_dir")
-    base = make_path(jobbase) if jobbase else find_current_directory()
-    place = (
-        None if image is None else make_path(image).absolute(),
-        base.absolute(),
-        None if tmp_dir is None else make_path(tmp_dir).absolute(),
-        os.environ,
-    )
-    if as_node:
-        answer_as_node(*place)
+    cwd = find_current_directory()
+    if as_node is not None:
+        place = (
+            None if image is None else cwd / image,
+            cwd / (jobbase or ""),
+            None if tmp_dir is None else cwd / tmp_dir,
+        )
+        answer_as_node(as_node, *place, os.environ)
         return 0
-    findings = check_nodes(*place) if nodes else check_here(*place)
+    patient = make_patient({"image": image, "jobbase": jobbase, "tmp_dir": tmp_dir}, cwd, os.environ)
+    findings = check_nodes(patient, os.environ) if nodes else check_here(patient, os.environ)
     if as_json:
         click.echo(make_json(findings), nl=False)
     else:

@@ -19,6 +19,7 @@ _MOST_ROWS = 2 * len(Topic)
 """Of one node; whoever says more is not listened to."""
 
 _MOST_WORDS = 16 << 10
+_END_S = 2.0
 
 
 @dataclass(slots=True)
@@ -41,16 +42,19 @@ def ask_nodes(argv: Sequence[str], names: Sequence[str], timeout_s: float) -> St
         try:
             _listen(process.stdout.fileno(), process.stderr.fileno(), answers, time.monotonic() + timeout_s)
         finally:
-            for number, patience_s in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
-                with suppress(subprocess.TimeoutExpired):
-                    if len(answers.ahead_s) == len(names):
-                        process.wait(patience_s)
-                        break
-                    process.send_signal(number)
-                    process.wait(patience_s)
-                    break
-            process.kill()
+            _end(process, answered=len(answers.ahead_s) == len(names))
     return answers
+
+
+def _end(process: subprocess.Popen[bytes], *, answered: bool) -> None:
+    """Let srun end the step: by itself when all has been said, else when told to; killed, it leaves the step behind."""
+    if answered:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_END_S)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        process.send_signal(number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_END_S)
 
 
 def _listen(out: int, errors: int, answers: StepAnswers, until_s: float) -> None:

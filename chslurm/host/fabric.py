@@ -19,7 +19,7 @@ import select
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
@@ -50,11 +50,14 @@ _CONNECT_TIMEOUT_S = 20.0
 class Fabric:
     """The running network of one host; made by `start_fabric`."""
 
-    def __init__(self, network: HostNetwork, holder: Holder, taps: Sequence[TapFds], log_dir: Path) -> None:
+    def __init__(
+        self, network: HostNetwork, holder: Holder, taps: Sequence[TapFds], log_dir: Path, link_s: float
+    ) -> None:
         self.network = network
         self.taps = tuple(taps)  # in slot order, ours until close_taps
         self._holder = holder
         self._log_dir = log_dir
+        self._link_s = link_s
         self._joiner: Joiner | None = None
         self._relays: list[NameRelay | StreamRelay] = []
         self._port: socket.socket | None = None  # guards the tunnel's
@@ -84,6 +87,11 @@ class Fabric:
     def warning(self) -> str:
         """What the user should know about this network; empty when all is as it should be."""
         return render_refusals(self._holder.refused)
+
+    @property
+    def joined(self) -> bool:
+        """Whether something carries packets to others or the outside."""
+        return self._joiner is not None
 
     def close_taps(self) -> None:
         """Close our TAP descriptors, once QEMU has inherited them: a TAP lives as long as its last descriptor."""
@@ -183,11 +191,11 @@ class Fabric:
         """Wait until the helper has made its link, then watch it and let the holder guard it."""
         try:
             self._holder.guard(joiner.process.pid)
-            deadline = time.monotonic() + _LINK_TIMEOUT_S
+            deadline = time.monotonic() + self._link_s
             while not self._holder.has_link(place, "up0"):
                 joiner.check()
                 if time.monotonic() > deadline:
-                    raise ChslurmError(f"{joiner.name} made no link in {_LINK_TIMEOUT_S:g} s", hint=f"see {joiner.log}")
+                    raise ChslurmError(f"{joiner.name} made no link in {self._link_s:g} s", hint=f"see {joiner.log}")
                 time.sleep(0.003)
         except BaseException:
             joiner.end()
@@ -197,16 +205,18 @@ class Fabric:
 
 
 @contextlib.contextmanager
-def start_fabric(network: HostNetwork, log_dir: Path, queue_cts: Sequence[int] = ()) -> Iterator[Fabric]:
+def start_fabric(
+    network: HostNetwork, log_dir: Path, queue_cts: Sequence[int] = (), link_s: float = _LINK_TIMEOUT_S
+) -> Iterator[Fabric]:
     """Make namespaces, bridge, filters and TAPs; end them, and whatever joined them to others, on leaving.
 
-    `queue_cts` says how many queues each TAP has, in slot order; without it one. Call from the main thread,
-    before any other thread or an event loop exists. Raises ChslurmError.
+    `queue_cts` says how many queues each TAP has, in slot order; without it one. What joins it to others may take
+    `link_s`. Call from the main thread, before any other thread or an event loop exists. Raises ChslurmError.
     """
     holder, fds = start_holder(network, log_dir / f"net_{network.host}_holder.out", queue_cts)
     left = iter(fds)
     taps = [tuple(islice(left, queue_ct)) for queue_ct in queue_cts or [1] * len(network.guests)]
-    fabric = Fabric(network, holder, taps, log_dir)
+    fabric = Fabric(network, holder, taps, log_dir, link_s)
     try:
         yield fabric
     finally:
@@ -226,6 +236,15 @@ async def connect_from(holder: Holder, address: str, port: int) -> tuple[asyncio
         hint = "has the guest booted?"
         raise ChslurmError(f"can't connect to {address} port {port}: {why}", hint=hint) from error
     return await asyncio.open_connection(sock=end)
+
+
+def find_other(names: Iterable[str], own: str) -> str:
+    """Return a machine toward which our address is looked for; empty when there is no other.
+
+    It is where srun runs or, when SLURM does not say, another host of these.
+    """
+    other = next((name for name in names if name != own), "")
+    return (os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or other) if other else ""
 
 
 def own_address(toward: str) -> str:

@@ -26,9 +26,14 @@ def find_data(name: str) -> Path:
 
 def read_file_system(path: Path) -> str:
     """Return the type of the file system that `path` is on, or will be when it is made."""
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    existing = find_existing(path)
     mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     return find_file_system(mountinfo, existing.resolve())
+
+
+def find_existing(path: Path) -> Path:
+    """Return `path`, or the closest folder above it that is there, as far as we may look."""
+    return next(place for place in (path, *path.parents) if os.path.exists(place))
 
 
 def read_clock(folder: Path) -> float:

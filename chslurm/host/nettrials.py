@@ -4,24 +4,27 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
+import socket
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from chslurm.diagnosis import Tried
 from chslurm.errors import ChslurmError
 from chslurm.host.fabric import Fabric, own_address, start_fabric
 from chslurm.host.links import find_link_alias
 from chslurm.host.namespaces import Namespaces, open_tap
-from chslurm.host.pasta import find_interface
+from chslurm.host.pasta import find_global_address, find_interface
 from chslurm.host.sitetaps import find_site_offer
 from chslurm.host.tunnelport import reserve_tunnel_port
 from chslurm.jobnet import JobNames, parse_alias
-from chslurm.netdiagnosis import NetworkFacts
+from chslurm.netdiagnosis import NetworkFacts, TunnelFacts
 from chslurm.network import HostNetwork, make_host_network
 from chslurm.plan import Mode
 from chslurm.tunnel import Peer
+
+_Facts = TypeVar("_Facts")
 
 _SETTINGS = (
     "user.max_user_namespaces",
@@ -31,6 +34,9 @@ _SETTINGS = (
 )
 _SOMEBODY = "192.0.2.1"
 """Another host, to which nothing is sent: an address of documentation (RFC 5737)."""
+
+_LINK_S = 2.0
+"""For each of those that may join a network to others: all of it has to be said before nobody listens any more."""
 
 _VNI, _PATH_MTU = 1, 1500
 
@@ -51,20 +57,24 @@ def try_network() -> NetworkFacts:
     return NetworkFacts(found, settings, tun, filters, namespaces.refused, wireguard)
 
 
-def try_outside() -> Tried | None:
+def try_outside(logs: Path) -> Tried | None:
     """Join a network to the outside, as that of a workstation's guests, and say how; None when there is no network."""
 
     async def join(fabric: Fabric) -> str:
         return fabric.join_outside()
 
-    return _try_with_fabric(make_host_network(1, 1, Mode.WORKSTATION), lambda fabric: asyncio.run(join(fabric)))
+    network = make_host_network(1, 1, Mode.WORKSTATION)
+    return _try_with_fabric(network, logs, lambda fabric: _try_in(logs, lambda: asyncio.run(join(fabric))))
 
 
-def try_vxlan() -> Tried | None:
-    """Open the tunnel to another host, which there is not; None when there is no network of ours."""
+def try_vxlan(logs: Path, other: str) -> TunnelFacts | None:
+    """Open the tunnel to another host, which there is not; None when there is no network of ours.
+
+    Our address is that toward `other`, by name or address, as in a launch; without one, any that others could reach.
+    """
 
     def open_tunnel(fabric: Fabric) -> str:
-        address = _find_address()
+        address = _find_address(other)
         with reserve_tunnel_port() as port:
             number = port.getsockname()[1]
             peers = [Peer(1, address, number), Peer(2, _SOMEBODY, number)]
@@ -72,20 +82,28 @@ def try_vxlan() -> Tried | None:
         kept = "" if guarded else "; this release of pasta leaves its port open to other users of the node"
         return f"opens, carried by pasta over {find_interface(address)}{kept}"
 
-    return _try_with_fabric(make_host_network(1, 1, Mode.CLUSTER, 2), open_tunnel)
+    def look(fabric: Fabric) -> TunnelFacts:
+        obstacle = fabric.find_wireguard_obstacle()
+        return TunnelFacts(_try_in(logs, lambda: open_tunnel(fabric)), carried=fabric.joined, wireguard=obstacle)
+
+    return _try_with_fabric(make_host_network(1, 1, Mode.CLUSTER, 2), logs, look)
 
 
-def _try_with_fabric(network: HostNetwork, work: Callable[[Fabric], str]) -> Tried | None:
-    with tempfile.TemporaryDirectory(prefix="chslurm-doctor-") as folder, ExitStack() as stack:
+def _try_with_fabric(network: HostNetwork, logs: Path, work: Callable[[Fabric], _Facts]) -> _Facts | None:
+    with ExitStack() as stack:
         try:
-            fabric = stack.enter_context(start_fabric(network, Path(folder)))
+            fabric = stack.enter_context(start_fabric(network, logs, link_s=_LINK_S))
         except ChslurmError:  # told by rows of its own
             return None
-        try:
-            return Tried(work(fabric))
-        except ChslurmError as error:
-            hint = "" if error.hint.startswith(f"see {folder}") else error.hint  # logs of a trial are gone with it
-            return Tried(trouble=error.message, hint=hint)
+        return work(fabric)
+
+
+def _try_in(logs: Path, work: Callable[[], str]) -> Tried:
+    try:
+        return Tried(work())
+    except ChslurmError as error:
+        hint = "" if error.hint.startswith(f"see {logs}") else error.hint  # logs of a trial are gone with it
+        return Tried(trouble=error.message, hint=hint)
 
 
 def find_site(mode: Mode, job_id: str) -> str:
@@ -106,12 +124,17 @@ def has_room(mode: Mode, job_id: str, guest_ct: int) -> bool:
     return job is not None and not job.open and job.tap_ct >= guest_ct
 
 
-def _find_address() -> str:
-    """An address of ours by which others could be reached. Raises ChslurmError."""
-    try:
-        return own_address(_SOMEBODY)
-    except ChslurmError as error:
-        raise ChslurmError("this host has no way to others by IPv4", hint="ip -4 route shows those it has") from error
+def _find_address(other: str) -> str:
+    """An address of ours by which others could be reached: no default route is needed for that. Raises ChslurmError."""
+    if other:
+        try:
+            return own_address(other)
+        except ChslurmError as error:
+            if not isinstance(error.__cause__, socket.gaierror):  # SLURM need not know a node by its name
+                raise
+    if address := find_global_address():
+        return address
+    raise ChslurmError("this host has no address by IPv4 that others could reach", hint="ip -4 address shows all")
 
 
 def _try(work: Callable[[], object], found: str) -> Tried:

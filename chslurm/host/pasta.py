@@ -103,6 +103,13 @@ def find_interface(address: str = "") -> str:
     return "lo"
 
 
+def find_global_address() -> str:
+    """Return an address of ours that others could have a way to, also without a default route; empty without one."""
+    answers = json.loads(run(["ip", "-json", "-4", "address", "show", "up", "scope", "global"], env=ADMIN_PATH).stdout)
+    addresses = [info["local"] for answer in answers if answer for info in answer.get("addr_info", ())]
+    return str(addresses[0]) if addresses else ""
+
+
 def make_carrier_argv(holder: str, netns: str, interface: str, address: str, port: str) -> list[str]:
     """Return the pasta that carries nothing but the tunnel."""
     return _pasta(holder, netns, interface, address, "--no-tcp", "--no-icmp", "-u", f"{address}/{port}")

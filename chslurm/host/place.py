@@ -71,7 +71,7 @@ def prepare_plan(request: Request, environment: Mapping[str, str] = os.environ) 
         user=user,
         environment=environment,
         file_system=read_file_system(Path(job_dir)),
-        node_dir=_node_dir(environment),
+        node_dir=find_node_dir(environment),
         now=datetime.now().astimezone(),
         version=chslurm.__version__,
         cluster_id=secrets.token_hex(8),
@@ -108,7 +108,7 @@ def read_user() -> User:
     return User(name, uid, gid, groups)
 
 
-def _node_dir(environment: Mapping[str, str]) -> str:
+def find_node_dir(environment: Mapping[str, str]) -> str:
     """Return the folder for temporary files, which every node is to have."""
     folder = environment.get("TMPDIR", "")
     return folder if os.path.isabs(folder) and folder.isprintable() else "/tmp"

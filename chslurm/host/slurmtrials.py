@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Mapping
 
-from chslurm.allocation import is_allocation
+from chslurm.allocation import Allocation, is_allocation, parse_nodelist
 from chslurm.diagnosis import Tried
 from chslurm.errors import ChslurmError, ProcessError
 from chslurm.host import slurm
@@ -15,38 +16,57 @@ from chslurm.host.process import run
 from chslurm.host.slurmrecords import import_pyslurm
 from chslurm.slurmdiagnosis import SlurmFacts
 
-_ANSWER_S = 5.0
-_STEP_S = 15.0
+_ANSWERS_S = 8.0
+"""For all that is asked of a controller together: who waits longer is not waited for."""
+
+_PING_S = 3.0
+_STEP_S = 8.0
 """A step waits for a busy controller and for all daemons between."""
 
 _MPI_TYPE = re.compile(r"^\s+(\w+)$|\b(pmix_v\d+)\b", re.MULTILINE)
 
 
-def try_slurm(environment: Mapping[str, str], *, step: bool) -> SlurmFacts:
-    """Ask SLURM's programs; with `step` start one in our job, if we are in one."""
-    in_job = is_allocation(environment)
-    job = trouble = None
-    if in_job:
-        try:
-            job = slurm.read_allocation(environment)
-        except ChslurmError as error:
-            trouble = Tried(trouble=error.message, hint=error.hint)
+def try_slurm(environment: Mapping[str, str]) -> SlurmFacts:
+    """Ask SLURM's programs. A controller that has had its time is not asked again."""
     if shutil.which("srun") is None:
-        return SlurmFacts(job=job, job_trouble=trouble)
+        return SlurmFacts()
+    until_s = time.monotonic() + _ANSWERS_S
+    version, mpi = _ask("srun", "--version"), _list_mpi()
+    ping = _ask("scontrol", "ping")
+    pyslurm = _try_pyslurm() if not version.trouble else None
+
+    def answers(*words: str) -> bool:
+        left_s = until_s - time.monotonic()
+        return left_s > 0 and not _ask("scontrol", *words, timeout_s=left_s).trouble
+
     return SlurmFacts(
-        version=_ask("srun", "--version"),
-        ping=_ask("scontrol", "ping"),
-        job=job,
-        job_trouble=trouble,
-        step=_try_step(job.nodes[0].name, environment) if job and step else None,
-        text=not _ask("scontrol", "-o", "show", "config").trouble,
-        json=not _ask("scontrol", "--json", "show", "job", environment.get("SLURM_JOB_ID", "0")).trouble,
-        pyslurm=_try_pyslurm(),
-        mpi=_list_mpi(),
+        version=version,
+        ping=ping,
+        text=answers("-o", "show", "config"),
+        json=answers("--json", "show", "job", environment.get("SLURM_JOB_ID", "0")),
+        pyslurm=pyslurm,
+        mpi=mpi,
     )
 
 
-def _try_step(node: str, environment: Mapping[str, str]) -> Tried:
+def try_job(environment: Mapping[str, str]) -> Allocation | Tried | None:
+    """Return our job, or why it can't be understood; None outside of one."""
+    if not is_allocation(environment):
+        return None
+    try:
+        return slurm.read_allocation(environment)
+    except ChslurmError as error:
+        return Tried(trouble=error.message, hint=error.hint)
+
+
+def try_step(environment: Mapping[str, str]) -> Tried | None:
+    """Start a step in our job, on its first node; None where there is no job, or no srun."""
+    if not is_allocation(environment) or shutil.which("srun") is None:
+        return None
+    try:
+        node = parse_nodelist(environment.get("SLURM_JOB_NODELIST", ""), "SLURM_JOB_NODELIST")[0]
+    except ChslurmError:  # told by the row of the job
+        return None
     try:
         done = run(slurm.make_step_argv([node], "/", ["true"], environment), timeout_s=_STEP_S, check=False)
     except ProcessError as error:
@@ -56,9 +76,9 @@ def _try_step(node: str, environment: Mapping[str, str]) -> Tried:
     return Tried("srun --overlap runs beside this one")
 
 
-def _ask(*argv: str) -> Tried:
+def _ask(*argv: str, timeout_s: float = _PING_S) -> Tried:
     try:
-        done = run(argv, timeout_s=_ANSWER_S, check=False)
+        done = run(argv, timeout_s=timeout_s, check=False)
     except ProcessError as error:
         return Tried(trouble=error.message)
     line = _first_line(done.stdout if done.status == 0 else done.stderr)
@@ -74,7 +94,7 @@ def _try_pyslurm() -> Tried:
 def _list_mpi() -> list[str]:
     """The kinds that `srun --mpi=list` names; where it says that depends on the release."""
     try:
-        done = run(["srun", "--mpi=list"], timeout_s=_ANSWER_S, check=False)
+        done = run(["srun", "--mpi=list"], timeout_s=_PING_S, check=False)
     except ProcessError:
         return []
     words = [first or second for first, second in _MPI_TYPE.findall(done.stdout + done.stderr)]

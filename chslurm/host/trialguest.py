@@ -24,7 +24,8 @@ _DEBUG_EXIT = ("-device", f"isa-debug-exit,iobase={_PORT:#x},iosize=1")
 """Ends QEMU with twice the byte and one: 85."""
 
 _NOWHERE = PurePath(os.devnull)
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 3.0
+"""Two may run one after the other, and all has to be said before nobody listens any more."""
 
 
 def try_guest(program: str, accelerator: Accelerator, *, passthrough: bool = True) -> Completed:

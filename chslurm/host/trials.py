@@ -25,6 +25,7 @@ from chslurm.diagnosis import (
     QemuFacts,
     SpaceFacts,
     Tried,
+    judge_allowed,
     judge_clock,
     judge_image,
     judge_kvm,
@@ -38,16 +39,19 @@ from chslurm.diagnosis import (
     judge_user,
     judge_vhost,
 )
-from chslurm.errors import ChslurmError, ProcessError
+from chslurm.errors import ChslurmError, ProcessError, UsageError
 from chslurm.host import nettrials, workstation
 from chslurm.host.accel import find_kvm_obstacle, find_qemu, has_vhost, read_processor_flags
 from chslurm.host.bundle import read_boot_bundle
-from chslurm.host.files import read_clock, read_file_system
-from chslurm.host.place import read_image
+from chslurm.host.files import find_existing, read_clock, read_file_system
+from chslurm.host.place import find_node_dir, read_image
 from chslurm.host.process import run
+from chslurm.host.sitelimits import check_here, check_images
 from chslurm.host.trialguest import try_guest
+from chslurm.limits import NO_LIMITS, Limits, reserve
 from chslurm.netdiagnosis import judge_network, judge_outside, judge_site, judge_vxlan
-from chslurm.plan import Accelerator
+from chslurm.plan import Accelerator, Mode
+from chslurm.planner import is_network_file_system
 
 _MIB = 1 << 20
 _TRIAL_BYTES = _MIB
@@ -64,13 +68,40 @@ class Patient:
     needs: Needs
     image: PurePath | None
     job_base: Path  # where job directories are, or the one that is there
-    tmp_dir: Path
+    tmp_dir: Path | None = None  # None: as the launch decides
     job_id: str = ""
+    other: str = ""  # another host of the launch
+    limits: Limits = NO_LIMITS
+    refusal: Tried | None = None  # settings go beyond them
+    scratch: Path = Path(os.devnull)  # a folder for logs that is gone when all is tried
 
 
 def try_user(_: Patient) -> Iterator[Row]:
     """Who we are."""
     yield judge_user(os.getuid(), _read_name())
+
+
+def try_allowed(patient: Patient) -> Iterator[Row]:
+    """What a launch here refuses by the site's limits."""
+    limits, mode = patient.limits, patient.needs.mode
+    tried = patient.refusal or Tried()
+    if not tried.trouble:
+        try:
+            check_here(limits, mode)
+            if mode is Mode.WORKSTATION:
+                reserve(workstation.read_allocation(), limits)
+            check_images(limits, _find_layers(patient.image))
+        except UsageError as error:
+            tried = Tried(trouble=error.message, hint=error.hint)
+    yield judge_allowed(tried, limits.file)
+
+
+def _find_layers(image: PurePath | None) -> list[PurePath]:
+    if image is None:
+        return []
+    with suppress(ChslurmError):  # told by another row
+        return [PurePath(layer.path) for layer in read_image(image).layers]
+    return [image]
 
 
 def try_programs(_: Patient) -> Iterator[Row]:
@@ -95,10 +126,10 @@ def try_qemu(_: Patient) -> Iterator[Row]:
 
 def try_kvm(patient: Patient) -> Iterator[Row]:
     """Run a guest with KVM, if the launcher would."""
-    obstacle, status, words = find_kvm_obstacle(), RAN, ""
+    obstacle, status, words = find_kvm_obstacle(), None, ""
     if obstacle is None:
-        with suppress(ChslurmError):  # told by another row
-            status, words = _run_guest(find_qemu(), Accelerator.KVM)
+        with suppress(ChslurmError):  # told by another row, as is a QEMU without passthrough
+            status, words = _run_guest(find_qemu(), Accelerator.KVM, passthrough=False)
     virtual = "hypervisor" in read_processor_flags()
     yield judge_kvm(KvmFacts(obstacle, _read_name(), virtual, status, words), patient.needs)
 
@@ -129,12 +160,19 @@ def try_network(patient: Patient) -> Iterator[Row]:
 
 def try_outside(patient: Patient) -> Iterator[Row]:
     """How guests of a workstation get out."""
-    yield judge_outside(nettrials.try_outside(), patient.needs, find_family())
+    yield judge_outside(nettrials.try_outside(_make_logs(patient, "outside")), patient.needs, find_family())
 
 
 def try_vxlan(patient: Patient) -> Iterator[Row]:
     """How hosts are joined where WireGuard is not."""
-    yield judge_vxlan(nettrials.try_vxlan(), patient.needs, find_family())
+    facts = nettrials.try_vxlan(_make_logs(patient, "vxlan"), patient.other)
+    yield judge_vxlan(facts, patient.needs, find_family())
+
+
+def _make_logs(patient: Patient, name: str) -> Path:
+    folder = patient.scratch / name
+    folder.mkdir()
+    return folder
 
 
 def try_site(patient: Patient) -> Iterator[Row]:
@@ -151,12 +189,15 @@ def try_memory(patient: Patient) -> Iterator[Row]:
 
 def try_job_space(patient: Patient) -> Iterator[Row]:
     """Where job directories are."""
-    yield judge_space(Topic.JOB_SPACE, _try_folder(_existing(patient.job_base)), "--jobbase")
+    yield judge_space(Topic.JOB_SPACE, _try_folder(find_existing(patient.job_base)), "--jobbase")
 
 
 def try_tmp_space(patient: Patient) -> Iterator[Row]:
-    """Where temporary disks, and overlays beside a shared job directory, are."""
-    yield judge_space(Topic.TMP_SPACE, _try_folder(patient.tmp_dir), "--tmp-dir")
+    """Where temporary disks, and overlays beside a shared job directory, are: as a plan has it."""
+    folder = patient.tmp_dir
+    if folder is None and is_network_file_system(read_file_system(patient.job_base)):
+        folder = Path(find_node_dir(os.environ))
+    yield judge_space(Topic.TMP_SPACE, _try_folder(folder or find_existing(patient.job_base)), "--tmp-dir")
 
 
 def try_shm_space(_: Patient) -> Iterator[Row]:
@@ -191,14 +232,15 @@ def try_clock(patient: Patient) -> Iterator[Row]:
     state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))  # modes 0: only look
     files_s = None
     with suppress(OSError):
-        files_s = read_clock(_existing(patient.job_base)) - time.time()
+        files_s = read_clock(find_existing(patient.job_base)) - time.time()
     yield judge_clock(state not in (_TIME_ERROR, -1), files_s)
 
 
 def _try_folder(folder: Path) -> SpaceFacts:
     """Really write: quotas and read-only file systems are seen in no number."""
-    kind, free_mib, trouble = read_file_system(folder), 0, ""
+    kind, free_mib, trouble = "", 0, ""
     try:
+        kind = read_file_system(folder)
         found = os.statvfs(folder)
         free_mib = found.f_bavail * found.f_frsize // _MIB
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
@@ -209,10 +251,6 @@ def _try_folder(folder: Path) -> SpaceFacts:
     except OSError as error:
         trouble = str(error.strerror or error)
     return SpaceFacts(str(folder), kind, free_mib, trouble)
-
-
-def _existing(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _run_guest(program: str, accelerator: Accelerator, *, passthrough: bool = True) -> tuple[int, str]:
@@ -226,7 +264,7 @@ def _run_guest(program: str, accelerator: Accelerator, *, passthrough: bool = Tr
 def _read_version(program: str) -> str:
     """`QEMU 7.2.22`, from the first line of --version."""
     with suppress(ProcessError):
-        words = run([program, "--version"], timeout_s=3.0, check=False).stdout.split()
+        words = run([program, "--version"], timeout_s=2.0, check=False).stdout.split()
         if words[:3] == ["QEMU", "emulator", "version"] and len(words) > 3:
             return f"QEMU {words[3]}"
     return "QEMU"

@@ -8,14 +8,13 @@ of tunnel, as every host does -> try the path to the next host -> the smallest p
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import msgspec
 
 from chslurm.errors import ChslurmError
 from chslurm.guest_files import ClusterKeys
-from chslurm.host.fabric import Fabric, own_address
+from chslurm.host.fabric import Fabric, find_other, own_address
 from chslurm.host.jobtaps import JobFabric
 from chslurm.host.keys import make_token
 from chslurm.host.lines import tell
@@ -77,7 +76,8 @@ class Tunnel:
             # It answers from before the others know our address.
             probe = PathProbe(port, make_token(self.keys, "path probe"))
             try:
-                address, obstacle = own_address(self._someone()), self._find_wireguard_obstacle(self.fabric)
+                address = own_address(find_other((host.name for host in self.plan.hosts), self.host.name))
+                obstacle = self._find_wireguard_obstacle(self.fabric)
                 self._tell(EventKind.TUNNEL_OFFER, address=address, port=port.getsockname()[1], text=obstacle)
                 peers = await self._read_peers(await self._orders[OrderKind.PEERS])
                 self._check_alike(peers)
@@ -123,11 +123,6 @@ class Tunnel:
         """All keys come from the private key of the cluster's authority: every host has it, and no guest."""
         secret, numbers = self.keys.authority.encode(), (host.number for host in self.plan.hosts)
         return derive_host_keys(secret, self.plan.cluster_id, self.host.number, numbers)
-
-    def _someone(self) -> str:
-        """Another machine of the cluster: where srun runs or, when SLURM does not say, another host of the plan."""
-        other = next(host.name for host in self.plan.hosts if host.number != self.host.number)
-        return os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or other
 
     async def _read_peers(self, order: Order) -> list[Peer]:
         text = await read_shared(Path(JobDir(Path(self.plan.job_dir)).peers), order.text)

@@ -52,6 +52,15 @@ def test_a_host_that_is_well(host: BrokenHost) -> None:
     assert [topic for topic, row in rows.items() if row[0] == "failed"] == []
 
 
+def test_a_host_without_a_default_route(host: BrokenHost) -> None:
+    """As nodes of many clusters: others are in the same subnet."""
+    host.sh("ip link add eth0 type veth peer name far0; ip address add 10.9.0.1/24 dev eth0")
+    host.sh("ip link set eth0 up; ip link set far0 up")
+    status, rows = host.doctor()
+    assert (status, rows["tunnel: VXLAN"][0]) == (0, "ok"), rows
+    assert rows["tunnel: VXLAN"][1].startswith("opens, carried by pasta over eth0")
+
+
 def test_no_tun(host: BrokenHost) -> None:
     host.sh("chmod 600 /dev/net/tun")
     found, remedy = "can't make a TAP device with /dev/net/tun: Permission denied", "sudo chmod 666 /dev/net/tun"

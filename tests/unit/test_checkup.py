@@ -52,8 +52,8 @@ from chslurm.diagnosis import (
 )
 from chslurm.filters import Family
 from chslurm.kinds import Accelerator, Mode, NetworkKind, TunnelKind
-from chslurm.netdiagnosis import NetworkFacts, judge_network, judge_outside, judge_site, judge_vxlan
-from chslurm.slurmdiagnosis import SlurmFacts, judge_slurm
+from chslurm.netdiagnosis import NetworkFacts, TunnelFacts, judge_network, judge_outside, judge_site, judge_vxlan
+from chslurm.slurmdiagnosis import SlurmFacts, judge_job, judge_slurm, judge_step
 
 DEBIAN = remedies.Family.DEBIAN
 CLUSTER = Needs(mode=Mode.CLUSTER, host_ct=2, guest_ct=1)
@@ -142,6 +142,8 @@ def test_kvm_that_opens_and_does_not_run_fails_as_it_would_be_taken() -> None:
     row = judge_kvm(KvmFacts(None, "reidpr", True, -6, "Assertion failed"), Needs())
     assert (row.verdict, row.found) == (Verdict.FAILED, "makes a machine, but runs no guest: Assertion failed")
     assert judge_kvm(KvmFacts(None, "reidpr", True), Needs()).found == "runs a guest"
+    nobody = judge_kvm(KvmFacts(None, "reidpr", True, None), Needs())
+    assert (nobody.verdict, nobody.found) == (Verdict.NOT_TRIED, "takes a QEMU")
 
 
 def test_vhost_is_only_quicker() -> None:
@@ -323,14 +325,37 @@ def test_pasta_is_needed_on_workstations_and_between_hosts() -> None:
         "warning",
         "warning",
     ]
-    assert [judge_vxlan(trouble, needs, DEBIAN).verdict for needs in (CLUSTER, one, Needs())] == [
+    facts = TunnelFacts(trouble, carried=False)
+    assert [judge_vxlan(facts, needs, DEBIAN).verdict for needs in (CLUSTER, one, Needs())] == [
         "failed",
         "warning",
         "warning",
     ]
-    assert judge_vxlan(trouble, CLUSTER, DEBIAN).remedy == "sudo apt install passt"
+    assert judge_vxlan(facts, CLUSTER, DEBIAN).remedy == "sudo apt install passt"
     assert judge_vxlan(None, CLUSTER, DEBIAN).verdict is Verdict.NOT_TRIED
     assert judge_outside(Tried("outside by pasta"), Needs(), DEBIAN) == Row(Topic.OUTSIDE, "outside by pasta")
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "carried", "wireguard", "verdict"),
+    [
+        (TunnelKind.AUTO, True, "", "warning"),
+        (TunnelKind.AUTO, True, "Unknown device type", "failed"),
+        (TunnelKind.AUTO, False, "", "failed"),
+        (TunnelKind.WIREGUARD, True, "", "warning"),
+        (TunnelKind.WIREGUARD, True, "Unknown device type", "warning"),  # which a row of its own tells
+        (TunnelKind.WIREGUARD, False, "", "failed"),
+        (TunnelKind.VXLAN, True, "", "failed"),
+    ],
+)
+def test_without_vxlan_wireguard_does_if_pasta_carries_it(
+    tunnel: TunnelKind, carried: bool, wireguard: str, verdict: str
+) -> None:
+    needs = Needs(mode=Mode.CLUSTER, host_ct=2, guest_ct=1, tunnel=tunnel)
+    facts = TunnelFacts(Tried(trouble="can't make a VXLAN: Unknown device type"), carried, wireguard)
+    row = judge_vxlan(facts, needs, DEBIAN)
+    assert (row.verdict, row.remedy) == (verdict, "sudo modprobe vxlan")
+    assert choose_told([row]) == ([row] if verdict == "failed" else [])
 
 
 def test_a_network_of_roots_is_needed_when_it_is_asked_for() -> None:
@@ -347,14 +372,15 @@ def test_slurm_as_it_should_be() -> None:
     facts = SlurmFacts(
         version=Tried("slurm 26.05.1"),
         ping=Tried("Slurmctld(primary) at head is UP"),
-        job=job,
-        step=Tried("srun --overlap runs beside this one"),
         text=True,
         json=True,
         pyslurm=Tried(trouble="not installed"),
         mpi=("pmix", "pmi2"),
     )
-    assert [f"{row.topic}: {row.found}" for row in judge_slurm(facts, DEBIAN, in_job=True)] == [
+    step = judge_step(Tried("srun --overlap runs beside this one"))
+    rows = [*judge_slurm(facts, DEBIAN, in_job=True), judge_job(job), *step]
+    assert {row.verdict for row in rows} == {Verdict.OK}
+    assert [f"{finding.row.topic}: {finding.row.found}" for finding in merge_rows({"": rows})] == [
         "SLURM: slurm 26.05.1; Slurmctld(primary) at head is UP",
         "SLURM job: 42 on cn[001-002], 4 cores, 2 GiB",
         "SLURM steps: srun --overlap runs beside this one",
@@ -365,7 +391,7 @@ def test_slurm_as_it_should_be() -> None:
 
 def test_slurm_that_lacks_something() -> None:
     nothing = list(judge_slurm(SlurmFacts(), DEBIAN, in_job=False))
-    assert verdicts(nothing) == {"SLURM": "not tried", "SLURM job": "not tried"}
+    assert verdicts([*nothing, judge_job(None), *judge_step(None)]) == {"SLURM": "not tried", "SLURM job": "not tried"}
     (first, *_) = judge_slurm(SlurmFacts(), DEBIAN, in_job=True)
     assert (first.verdict, first.remedy) == (
         "failed",
@@ -376,8 +402,8 @@ def test_slurm_that_lacks_something() -> None:
     mute = SlurmFacts(version=Tried("slurm 23.11.4"), ping=Tried(trouble="Slurmctld(primary) at head is DOWN"))
     rows = verdicts(list(judge_slurm(mute, DEBIAN, in_job=True)))
     assert (rows["SLURM"], rows["SLURM records"]) == ("warning", "warning")
-    step = SlurmFacts(version=Tried("slurm 23.11.4"), step=Tried(trouble="srun: error: no"), text=True)
-    assert verdicts(list(judge_slurm(step, DEBIAN, in_job=True)))["SLURM steps"] == "failed"
+    assert verdicts(list(judge_step(Tried(trouble="srun: error: no"))))["SLURM steps"] == "failed"
+    assert judge_job(Tried(trouble="SLURM_JOB_NODELIST: empty")).verdict is Verdict.FAILED
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
