@@ -38,6 +38,11 @@ def tell_causes(plan: Plan, number: int, stewards: Sequence[Steward], *, failed:
     """Tell the head what on this host could be why no guest has come up: because it failed, or its guests at once."""
     if any(guest.spoke for guest in stewards) or not (failed or any(guest.stillborn for guest in stewards)):
         return
+    with suppress(Exception):
+        _look_and_tell(plan, number)
+
+
+def _look_and_tell(plan: Plan, number: int) -> None:
     from chslurm.checkup import OF_A_LAUNCH, Needs
 
     host = plan.host(number)
@@ -60,21 +65,27 @@ def tell_causes(plan: Plan, number: int, stewards: Sequence[Steward], *, failed:
 
 def explain_end(plan: Plan, summary: Summary, environment: Mapping[str, str]) -> Summary:
     """Return the summary with what hosts, or this one, found about a launch of which no guest has come up."""
-    if summary.cause not in (Cause.LOST, Cause.MACHINERY):
-        return summary
+    if summary.cause in (Cause.LOST, Cause.MACHINERY):
+        with suppress(Exception):
+            return replace(summary, causes=tuple(_find_causes(plan, environment)))
+    return summary
+
+
+def _find_causes(plan: Plan, environment: Mapping[str, str]) -> list[str]:
     events = _read_events(Path(JobDir(PurePath(plan.job_dir)).events))
     if any(event.kind is EventKind.GUEST_STAGE for event in events):
-        return summary
+        return []
     from chslurm.checkup import OF_A_HEAD, Needs, render_told
 
     heard = dict.fromkeys((event.text, event.host) for event in events if event.kind is EventKind.CHECKUP)
     told: dict[str, list[str]] = {}
     for line, host in heard:
-        told.setdefault(line, []).append(plan.host(host).name)
+        if 1 <= host <= len(plan.hosts):  # else the line was torn on its way
+            told.setdefault(line, []).append(plan.host(host).name)
     if not told and not any(event.kind in (EventKind.NODE_UP, EventKind.NODE_FAILED) for event in events):
         needs = Needs(plan.mode, len(plan.hosts), len(plan.guests))
         told = {line: [] for line in _explain(_make_patient(plan, needs), OF_A_HEAD, environment)}
-    return replace(summary, causes=tuple(render_told(told, len(plan.hosts))))
+    return render_told(told, len(plan.hosts))
 
 
 def explain_error(error: ChslurmError, request: Request, environment: Mapping[str, str]) -> None:

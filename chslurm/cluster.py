@@ -125,13 +125,12 @@ def run_cluster(
                 signals.notices.append(step.put)
                 unseen = plan.job.interactive and request.console is Console.NONE
                 summary = Head(plan, step, progress, viewers, unseen=unseen, trial=trial).supervise()
-            summary = explain_end(plan, summary, environment)
-            _collect(plan, job_dir, summary, progress)
+            summary = _conclude(plan, summary, progress, environment)
             if plan.commit_guest is not None:
                 from chslurm.imagecommit import commit_in_the_end
 
                 summary = commit_in_the_end(plan, summary, progress.note, held=held, stops=stops)
-                _collect(plan, job_dir, summary, progress)
+                _collect(plan, summary, progress)
             report = leave_report(plan, summary, wanted=request.report)
         for line in (*render_summary(summary), *report, *summary.causes):
             progress.note(line)
@@ -157,8 +156,20 @@ def _held(plan: Plan) -> AbstractContextManager[list[int]]:
     return nullcontext([]) if plan.commit_guest is None else hold_layers(plan.image)
 
 
-def _collect(plan: Plan, job_dir: JobDir, summary: Summary, progress: Progress) -> None:
+def _conclude(plan: Plan, summary: Summary, progress: Progress, environment: Mapping[str, str]) -> Summary:
+    """Return the summary with causes. It is written before, too: SLURM may kill us while we look for them."""
+    _collect(plan, summary, progress)
+    progress.pause(True)  # its thread would be forked
+    explained = explain_end(plan, summary, environment)
+    progress.pause(False)
+    if explained != summary:
+        _collect(plan, explained, progress)
+    return explained
+
+
+def _collect(plan: Plan, summary: Summary, progress: Progress) -> None:
     """Write the summary, and delete what hosts that were lost could not: temporary disks."""
+    job_dir = JobDir(Path(plan.job_dir))
     try:
         write_file(Path(job_dir.summary), summary_to_json(summary))
         for guest in plan.guests:

@@ -84,8 +84,9 @@ class Live:
             self._live.update(self._task, completed=ready, total=total, description=render_states(states))
 
     def pause(self, paused: bool) -> None:
-        if paused is self._live.live.is_started:
-            (self._live.stop if paused else self._live.start)()
+        with suppress(OSError, ValueError):
+            if paused is self._live.live.is_started:
+                (self._live.stop if paused else self._live.start)()
 
 
 def render_states(states: Mapping[str, int]) -> str:

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from chslurm import aftermath, doctor
+from chslurm import aftermath, cluster, doctor
 from chslurm.checkup import Row, Topic, Verdict
 from chslurm.errors import ChslurmError, UsageError
+from chslurm.jobdir import JobDir
 from chslurm.messages import Event, EventKind, encode_event
 from chslurm.phases import Cause
-from chslurm.plan import Plan
+from chslurm.plan import Image, Plan
 from chslurm.report import Summary
 from chslurm.request import Request
 
@@ -97,6 +98,33 @@ def test_a_doctor_who_fails_hides_nothing(plan: Plan, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(doctor, "check_host", fail)
     assert aftermath.explain_end(plan, summary_of(Cause.MACHINERY), {}).causes == ()
+
+
+def test_a_torn_line_or_a_host_that_is_not_there_hides_nothing(plan: Plan, looked: list[str]) -> None:
+    journal(plan, UP, *[Event(EventKind.CHECKUP, host, text=TOLD) for host in (0, 2, 4)])
+    assert aftermath.explain_end(plan, summary_of(Cause.LOST), {}).causes == (f"doctor: cn002: {TOLD}",)
+    aftermath.tell_causes(plan, 4, [], failed=True)
+    Path(plan.job_dir, "run", "events.jsonl").unlink()
+    broken = replace(plan, image=Image(()))
+    assert aftermath.explain_end(broken, summary_of(Cause.LOST), {}) == summary_of(Cause.LOST)
+
+
+def test_the_head_has_no_other_thread_and_has_written_the_summary_when_it_looks(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_dir = JobDir(Path(plan.job_dir))
+    done: list[object] = []
+
+    def look(*_: object) -> list[Row]:
+        done.append("lost" in Path(job_dir.summary).read_text())
+        return [TUN]
+
+    monkeypatch.setattr(doctor, "check_host", look)
+    progress: Any = SimpleNamespace(pause=done.append, note=done.append)
+    summary = cluster._conclude(plan, summary_of(Cause.LOST), progress, {})
+    assert done == [True, True, False]
+    assert summary.causes == (f"doctor: {TOLD}",)
+    assert TOLD in Path(job_dir.summary).read_text()
 
 
 @pytest.mark.parametrize(
