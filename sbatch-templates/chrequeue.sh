@@ -29,10 +29,13 @@ attempt=requeue-$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
 chrun --jobdir "$attempt" --job "$JOB" --dir "$DATA" "$IMAGE" -- "${ARGUMENTS[@]}" &
 chrun=$!
 
-# SLURM's signals come to this script, and are for chrun. A signal ends the wait, but not chrun: wait again.
+# SLURM's signals come to this script, and are for chrun. A signal ends the wait, but not chrun: wait again;
+# and once more for its own status, since it may have ended right after a signal.
 trap 'kill -s USR1 "$chrun"' USR1
 trap 'kill -s TERM "$chrun"' TERM
-while wait "$chrun"; status=$?; kill -0 "$chrun" 2>/dev/null; do :; done
+while wait "$chrun"; kill -0 "$chrun" 2>/dev/null; do :; done
+wait "$chrun"
+status=$?
 
 if [ "$status" -eq "$AGAIN" ]; then
     exec scontrol requeue "$SLURM_JOB_ID"

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,30 @@ def test_a_script_is_written_and_none_is_lost(
     assert run(monkeypatch, "new", "chjob", "-o", "link.sh") == 64
     assert run(monkeypatch, "new", "chjob", "-o", "no/such/folder.sh") == 70
     assert "can't write no/such/folder.sh: No such file or directory" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(85, (0, "requeue 42\n")), (0, (0, "")), (3, (3, ""))])
+def test_the_status_of_a_job_that_ends_right_after_a_signal_counts(
+    folder: Path, status: int, outcome: tuple[int, str]
+) -> None:
+    """The job is gone before the script looks whether it still runs."""
+    fakes = {"chrun": f"trap 'exit {status}' USR1\ntouch ready\nwhile :; do sleep 0.01; done", "scontrol": 'echo "$@"'}
+    for name, script in fakes.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    (folder / "slow").write_text('kill() { builtin kill "$@" && sleep 0.5; }\n')
+    variables = {"BASH_ENV": "slow", "SLURM_SUBMIT_DIR": ".", "SLURM_JOB_ID": "42", "CHSLURM_IMAGE": "i"}
+    with subprocess.Popen(
+        ["bash", TOP / "sbatch-templates/chrequeue.sh"],
+        env={"PATH": f"{folder}:/usr/bin:/bin", **variables},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not (folder / "ready").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGUSR1)
+        try:
+            out, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == outcome
