@@ -20,7 +20,7 @@ from chslurm.units import parse_count, parse_time_limit, quote
 
 _EXAMPLES = "examples/"
 _FIELD = re.compile(r"(?:#SBATCH --(?P<option>[a-z-]+)|(?P<variable>[A-Z]+))=(?P<value>.*)")
-_USAGE = re.compile(r"(#     )CHSLURM_IMAGE=\S+ (sbatch|bash) \S+")
+_USAGE = re.compile(r"(#     )(CHSLURM_IMAGE=\S+ )?(sbatch|bash) \S+")
 _ARRAY = re.compile(r"[0-9]+(?:-[0-9]+(?::[0-9]+)?)?(?:,[0-9]+(?:-[0-9]+(?::[0-9]+)?)?)*(?:%[0-9]+)?", re.ASCII)
 
 OPTIONS = {
@@ -53,9 +53,9 @@ class Template:
 
     @property
     def starter(self) -> str:
-        """The command that takes the script: sbatch, or bash for one that asks SLURM by itself."""
+        """What takes the script: sbatch, or bash for one that asks SLURM by itself; told the image if need be."""
         found = _USAGE.search(self.text)
-        return found[2] if found else "sbatch"
+        return f"{found[2] or ''}{found[3]}" if found else "sbatch"
 
     @property
     def fields(self) -> dict[str, str]:
@@ -128,8 +128,9 @@ def _check(given: Mapping[str, str | Sequence[str]], cwd: PurePath) -> dict[str,
 
 
 def _fill(line: str, values: Mapping[str, str | Sequence[str]], file_name: str) -> str:
-    if "IMAGE" in values and (usage := _USAGE.fullmatch(line)):
-        return f"{usage[1]}{usage[2]} {shlex.quote(file_name)}"
+    if usage := _USAGE.fullmatch(line):
+        told = "" if "IMAGE" in values else usage[2] or ""
+        return f"{usage[1]}{told}{usage[3]} {shlex.quote(file_name)}"
     match = _FIELD.fullmatch(line)
     value = values.get(match["option"] or match["variable"]) if match else None
     if match is None or value is None:

@@ -75,7 +75,7 @@ def new(name: str, arguments: tuple[str, ...], output: str | None, force: bool, 
     the folder data where you submit, which is made if need be.
     """
     from chslurm.host.files import find_data, write_file
-    from chslurm.template import fill_template, list_examples
+    from chslurm.template import Template, fill_template, list_examples
 
     chosen = _choose(name)
     path = Path(output or f"{chosen.name}.sh")
@@ -89,7 +89,7 @@ def new(name: str, arguments: tuple[str, ...], output: str | None, force: bool, 
         write_file(path, text.encode(), 0o755)
     except OSError as error:
         raise ChslurmError(f"can't write {path}: {error.strerror}") from error
-    click.echo(f"{path}: written; start it with: {chosen.starter} {shlex.quote(str(path))}")
+    click.echo(f"{path}: written; start it with: {Template('', text).starter} {shlex.quote(str(path))}")
     if left := list_examples(text, examples):
         click.echo(f"still from the examples: {', '.join(left)}")
 

@@ -58,7 +58,10 @@ def test_a_script_is_written_and_none_is_lost(
         "chslurm: chmpi.sh: is there already; choose another name with -o, or replace it with --force\n"
     )
     assert script.read_text() == text
+    capfd.readouterr()
     assert run(monkeypatch, "new", "chmpi", "--nodes", "9", "--force") == 0
+    told = "start it with: CHSLURM_IMAGE=/data/vm/image.qcow2 sbatch chmpi.sh\n"
+    assert capfd.readouterr().out.startswith(f"chmpi.sh: written; {told}")
     assert "#SBATCH --nodes=9\n" in script.read_text()
 
     os.symlink("/nowhere", "link.sh")

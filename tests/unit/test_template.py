@@ -35,7 +35,11 @@ def read_variables(text: str, *names: str) -> list[str]:
 def test_there_is_a_template_for_each_purpose() -> None:
     assert sorted(ALL) == ["charray", "chinteractive", "chjob", "chmany", "chmpi", "chrequeue", "chtime"]
     assert ALL["chjob"].title == "A job on several nodes, one guest on each"
-    assert [template.starter for _, template in sorted(ALL.items())] == ["sbatch", "bash", *["sbatch"] * 5]
+    programs = ["sbatch", "bash", *["sbatch"] * 5]
+    told = [f"CHSLURM_IMAGE=/data/vm/image.qcow2 {program}" for program in programs]
+    assert [template.starter for _, template in sorted(ALL.items())] == told
+    filled = [Template("", fill(name, image="i")) for name in sorted(ALL)]
+    assert [template.starter for template in filled] == programs
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -50,13 +54,15 @@ def test_every_field_of_a_template_can_be_filled(name: str) -> None:
     changed = {field for field, value in Template(name, text).fields.items() if value != fields[field]}
     assert changed >= fields.keys() - known
     assert "CHSLURM_IMAGE" not in text
-    assert f"{ALL[name].starter} my.sh" in text
+    assert f"#     {Template('', text).starter} my.sh\n" in text
     subprocess.run(["bash", "-n", "-c", text], check=True)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_template_without_values_keeps_them_but_for_where_examples_are(name: str) -> None:
-    before, after = ALL[name].fields, Template(name, fill(name)).fields
+    text = fill(name)
+    assert f"#     {ALL[name].starter} my.sh\n" in text
+    before, after = ALL[name].fields, Template(name, text).fields
     moved = {field for field in before if before[field] != after[field]}
     assert moved == {field for field, value in before.items() if value.startswith("examples/")}
     assert all(after[field].startswith(f"{EXAMPLES}/") for field in moved)
