@@ -56,7 +56,7 @@ _PLACEHOLDER = re.compile(r"^~(?=/|$)|\$(\w+)|\$\{(\w+)\}", re.ASCII)
 class Person:
     """Whom ~, $HOME and $USER stand for."""
 
-    home: str
+    home: str  # empty when nobody says
     name: str
 
 
@@ -119,6 +119,8 @@ def _check_names(table: Mapping[str, object], known: tuple[Setting, ...], name: 
 
 def _take(setting: Setting, given: object, name: str) -> Any:
     """Return what TOML gave, when it is of the right type. Raises UsageError."""
+    if isinstance(given, int) and abs(given) >= 1 << 63:  # Python writes down no number of very many digits
+        raise UsageError(f"{name}: a number of more than 64 bits", hint=f"write {setting.name} = {setting.example}")
     try:
         return msgspec.convert(given, type=_TYPES.get(setting.kind, str))
     except msgspec.ValidationError as error:
@@ -143,6 +145,9 @@ def _expand(text: str, name: str, person: Person) -> str:
         word = found[1] or found[2] or "HOME"
         if word not in ("HOME", "USER"):
             raise UsageError(f"{name} {quote(text)}: ${word}?", hint="only ~, $HOME and $USER are known")
+        if word == "HOME" and not person.home:
+            hint = "getent passwd $(id -u) is to say; or write a path without"
+            raise UsageError(f"{name} {quote(text)}: can't find out the home directory", hint=hint)
         return person.home if word == "HOME" else person.name
 
     path = _PLACEHOLDER.sub(put, text)

@@ -18,7 +18,6 @@ RAN = 85
 
 _LITTLE_SPACE_MIB, _NO_SPACE_MIB = 2048, 64
 _MOST_PATH_BYTES = 4095
-_MOST_NAME_BYTES = 255
 _LONGEST_BELOW = len("/charlie.20260102_030405/run/keys.0123456789abcdef/") + 40
 _MOST_BACKING_BYTES = 1023
 """Of the name of a backing file, in the header of a qcow2 overlay."""

@@ -14,12 +14,9 @@ from chslurm.allocation import is_allocation
 from chslurm.configfile import Config, Person, parse_config
 from chslurm.configured import Origin, Settings, choose_values, make_settled_request
 from chslurm.errors import UsageError
-from chslurm.host.rootfiles import read_root_file
+from chslurm.host.rootfiles import WRITABLE, read_bounded_text, read_root_file
 from chslurm.request import RawOptions, Request
 from chslurm.siteconfig import SITE_FILE, SITE_FILE_VARIABLE
-
-_MOST_BYTES = 64 << 10
-_WRITABLE = stat.S_IWGRP | stat.S_IWOTH  # with an access list, the group's bits are its mask
 
 _site_file = Path(SITE_FILE)  # tests have another
 
@@ -77,7 +74,7 @@ def find_user_file(environment: Mapping[str, str]) -> Path:
 def read_config(file: ConfigFile, environment: Mapping[str, str]) -> Config:
     """Return what a file says. Raises UsageError when others can change it, or it is wrong."""
     site = file.origin is Origin.SITE
-    text = read_root_file(file.path, _MOST_BYTES) if file.path == _site_file else read_own_file(file.path)
+    text = read_root_file(file.path) if file.path == _site_file else read_own_file(file.path)
     return parse_config(text, str(file.path), _find_person(site=site, environment=environment), site=site)
 
 
@@ -92,17 +89,12 @@ def read_own_file(path: Path) -> str:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise UsageError(f"{name}: not a regular file")
-            data = file.read(_MOST_BYTES + 1)
+            text = read_bounded_text(file, name)
         real = Path(os.path.realpath(path))
         _check_owner(found, name, real)
         _check_owner(real.parent.stat(), name, real.parent)
-        text = data.decode()
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name}: not text") from error
-    if len(data) > _MOST_BYTES:
-        raise UsageError(f"{name}: longer than {_MOST_BYTES} bytes")
     return text
 
 
@@ -128,7 +120,7 @@ def _check_owner(found: os.stat_result, name: str, path: Path) -> None:
     what = f"folder {path}" if stat.S_ISDIR(found.st_mode) else "it"
     if found.st_uid not in (0, os.getuid()):
         raise UsageError(f"{name}: {what} belongs to somebody else", hint="take a copy of your own")
-    if found.st_mode & _WRITABLE and not sticky:
+    if found.st_mode & WRITABLE and not sticky:
         raise UsageError(f"{name}: others can change {what}", hint=f"chmod go-w {path}")
 
 
@@ -138,5 +130,5 @@ def _find_person(*, site: bool, environment: Mapping[str, str]) -> Person:
         entry = pwd.getpwuid(os.getuid())
         home, name = entry.pw_dir, entry.pw_name
     except KeyError:  # no directory service answers
-        home, name = environment.get("HOME", "/"), str(os.getuid())
-    return Person(home if site else environment.get("HOME") or home, name)
+        home, name = "", str(os.getuid())
+    return Person(home if site else environment.get("HOME") or home or "/", name)

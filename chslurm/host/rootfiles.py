@@ -16,16 +16,17 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
+from typing import BinaryIO
 
 from chslurm.errors import ChslurmError, UsageError
 
 STATE_FOLDER = Path("/run/chslurm-site")
+WRITABLE = stat.S_IWGRP | stat.S_IWOTH  # with an access list, the group's bits are its mask
 
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_BYTES = 64 << 10
 _LOCK_TIMEOUT_S = 20.0
-_WRITABLE = stat.S_IWGRP | stat.S_IWOTH  # with an access list, the group's bits are its mask
 _OPEN = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -51,7 +52,7 @@ def read_root_file(path: PurePath, most_bytes: int = _MOST_BYTES, *, secret: boo
                 raise _refusal(path, f"folder {name}: {_tell(error)}") from error
             opened.callback(os.close, folder)
             _check_owner(os.fstat(folder), path, f"folder {name}")
-        return _read(folder, path, most_bytes, _OPEN if secret else _WRITABLE)
+        return _read(folder, path, most_bytes, _OPEN if secret else WRITABLE)
 
 
 def _read(folder: int, path: PurePath, most_bytes: int, barred: int) -> str:
@@ -66,18 +67,23 @@ def _read(folder: int, path: PurePath, most_bytes: int, barred: int) -> str:
         _check_owner(found, path, "it")
         if found.st_mode & barred:
             raise _refusal(path, "others than root can read it", "chmod 600 it, and make another key")
-        data = file.read(most_bytes + 1)
+        return read_bounded_text(file, f"can't use {path}", most_bytes)
+
+
+def read_bounded_text(file: BinaryIO, name: str, most_bytes: int = _MOST_BYTES) -> str:
+    """Return the text of an open file, from where it stands. Raises UsageError, which begins with `name`."""
+    data = file.read(most_bytes + 1)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise _refusal(path, "not text") from error
+        raise UsageError(f"{name}: not text") from error
     if len(data) > most_bytes:
-        raise _refusal(path, f"longer than {most_bytes} bytes")
+        raise UsageError(f"{name}: longer than {most_bytes} bytes")
     return text
 
 
 def _check_owner(found: os.stat_result, path: PurePath, what: str) -> None:
-    if found.st_uid != 0 or found.st_mode & _WRITABLE:
+    if found.st_uid != 0 or found.st_mode & WRITABLE:
         raise _refusal(path, f"others than root can change {what}", "chown it to root, and chmod go-w")
 
 

@@ -164,6 +164,27 @@ def test_a_home_that_is_none_has_no_settings(invoke: Command, monkeypatch: pytes
         assert dry_run(invoke, "-n1", "--ram=300M", "image.qcow2")["settings"] == []
 
 
+@pytest.mark.usefixtures("folder")
+def test_home_in_the_site_s_file_is_not_what_the_user_says(
+    invoke: Command, site_file: Path, user_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody moves the site's limits to a folder of his own when no directory service answers."""
+
+    def fail(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", fail)
+    site_file.write_text('[limits]\nimage_folders = ["$HOME/vm"]\n')
+    status, _, err = invoke(umbrella, "config", "check")
+    told = (
+        f"chslurm: can't use settings: {site_file}: limits.image_folders '$HOME/vm': can't find out the home directory"
+    )
+    assert (status, err.startswith(f"{told}; getent passwd")) == (64, True), err
+    site_file.write_text("")
+    user_file.write_text('jobbase = "$HOME/vm"\n')
+    assert invoke(umbrella, "config", "check")[0] == 0
+
+
 # -- which site's file ------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +197,7 @@ def test_the_variable_counts_only_where_the_site_has_no_file(
     real = no_settings / "site/config.toml"
     real.parent.mkdir()
     real.write_text("guests = 2")
-    monkeypatch.setattr(configfiles, "read_root_file", lambda path, most: path.read_text())
+    monkeypatch.setattr(configfiles, "read_root_file", lambda path: path.read_text())
     assert len(dry_run(invoke, "--ram=300M", "image.qcow2")["guests"]) == 2
     monkeypatch.setenv(SITE_FILE_VARIABLE, "/nowhere/at/all")
     assert len(dry_run(invoke, "--ram=300M", "image.qcow2")["guests"]) == 2

@@ -235,6 +235,8 @@ def test_a_wrong_variable_is_named(setting: Setting) -> None:
         ('"a\\u001b[0mb" = 1', "'a\\x1b[0mb': unknown here"),
         ("a = " + "[" * 60000, "nested too deeply"),
         (f"guests = {'1' * 5000}", "can't use settings"),
+        (f"ram = 0x{'f' * 6000}", "ram: a number of more than 64 bits; write ram ="),
+        (f"[limits]\nguests_per_node = 0x{'f' * 6000}", "limits.guests_per_node: a number of more than 64 bits"),
     ],
 )
 def test_what_is_no_setting(text: str, words: str) -> None:
