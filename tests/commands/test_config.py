@@ -219,8 +219,9 @@ def test_a_variable_that_names_no_file(
 
 @pytest.mark.usefixtures("folder")
 def test_root_s_file_is_read_as_root_s_files_are(invoke: Command, no_settings: Path) -> None:
-    """Below a folder that others can write to, as all of a test is, nothing is root's."""
+    """In a folder that others can write to nothing is root's."""
     (no_settings / "site").mkdir()
+    (no_settings / "site").chmod(0o777)
     (no_settings / "site/config.toml").write_text("guests = 2")
     status, _, err = invoke(chrun, "image.qcow2")
     assert status == 64

@@ -64,9 +64,11 @@ def one(both: Path) -> Path:
 def install(prefix: Path, wheels: dict[str, Path]) -> Install:
     """Return a function that calls misc/install for the prefix; a version stands for its wheel."""
 
-    def call(*words: str, version: str = "", umask: int = -1, wrap: tuple[str, ...] = ()) -> Result:
+    def call(
+        *words: str, version: str = "", umask: int = -1, wrap: tuple[str, ...] = (), program: Path = INSTALL
+    ) -> Result:
         wheel = [f"--wheel={wheels[version]}", f"--wheelhouse={wheels[version].parent}"] if version else []
-        argv = [*wrap, str(INSTALL), f"--prefix={prefix}", *wheel, *words]
+        argv = [*wrap, str(program), f"--prefix={prefix}", *wheel, *words]
         return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, umask=umask)
 
     return call
@@ -203,16 +205,21 @@ def test_a_python_that_is_gone_is_told(one: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 def test_who_may_not_write_is_told(install: Install, prefix: Path, model: Path, tmp_path: Path) -> None:
     nobody = ("setpriv", "--reuid=12345", "--regid=12345", "--clear-groups")
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
+    program = tmp_path / "misc" / "install"  # where nobody can read it: the checkout may be root's
+    for name in ("lib", "tree"):
+        shutil.copytree(INSTALL.parent / name, program.parent / name)
+    shutil.copy(INSTALL, program)
     advice = "Permission denied; be root, or name a --prefix of your own"
-    assert advice in refusal(install(version="1.0", wrap=nobody))
+    assert advice in refusal(install(version="1.0", wrap=nobody, program=program))
     shutil.copytree(model, prefix, symlinks=True)
     before = listing(prefix)
     for words in (["--uninstall"], ["--switch", "1.1"]):
-        assert advice in refusal(install(*words, wrap=nobody))
+        assert advice in refusal(install(*words, wrap=nobody, program=program))
     assert listing(prefix) == before
-    assert install("--list", wrap=nobody).stdout.startswith("1.0")
+    assert install("--list", wrap=nobody, program=program).stdout.startswith("1.0")
     assert run(*nobody, prefix / "default/bin/chrun") == "chrun 1.0"
 
 
