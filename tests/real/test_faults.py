@@ -210,9 +210,11 @@ def kill_wait(request: pytest.FixtureRequest, box_program: str) -> Iterator[int]
     subprocess.run([box_program, "up"], check=True, capture_output=True)
 
 
-CANCELS = [(5, moment) for moment in MOMENTS] + [
-    (30, "job"),
-    *(pytest.param(30, moment, marks=pytest.mark.long) for moment in MOMENTS if moment != "job"),
+OFTEN = {(5, "head"), (5, "fabric"), (5, "kernel"), (5, "job"), (30, "job")}
+CANCELS = [
+    pytest.param(kill_wait, moment, marks=[] if (kill_wait, moment) in OFTEN else pytest.mark.long)
+    for kill_wait in (5, 30)
+    for moment in MOMENTS
 ]
 
 

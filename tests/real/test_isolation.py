@@ -175,6 +175,7 @@ def test_two_clusters_on_the_same_nodes_do_not_see_each_other(box: Box, other: B
     assert (len(keys), len(set(keys))) == (2 * nodes + 1, 2 * nodes + 1)
 
 
+@pytest.mark.long  # so does the kernel ring, without guests
 def test_workstation_guests_reach_the_outside_but_not_the_hosts_loopback(box: Box) -> None:
     own = "172.22.1.1"
     targets = (own, "172.22.1.254", *CARRIER, *LOGIN, OUTSIDE)

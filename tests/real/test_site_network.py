@@ -114,6 +114,7 @@ def knock(box: Box, address: str, port: int = 22) -> str:
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.long  # the tutorial does the most of it, and the kernel ring all of its rules
 def test_the_owner_reaches_his_guests_from_the_host_and_nobody_else_does(box: Box, other: Box, site: Site) -> None:
     with start_cluster(box, "c", 2) as head:
         assert reach(box, "c", "172.22.1.1", "hostname") == "chgu0"
