@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import click
@@ -81,7 +81,8 @@ def new(name: str, arguments: tuple[str, ...], output: str | None, force: bool, 
     path = Path(output or f"{chosen.name}.sh")
     given: dict[str, str | tuple[str, ...]] = {"--": arguments} if arguments else {}
     given |= {f"--{option}": value for option, value in options.items() if value is not None}
-    examples = find_data("examples")
+    there = find_data("examples")
+    examples = there if os.access(there, os.W_OK) else PurePath("examples")  # their jobs write beside their data
     text = fill_template(chosen, given, find_current_directory(), examples, path.name)
     if os.path.lexists(path) and not force:
         raise UsageError(f"{path}: is there already", hint="choose another name with -o, or replace it with --force")
@@ -91,7 +92,8 @@ def new(name: str, arguments: tuple[str, ...], output: str | None, force: bool, 
         raise ChslurmError(f"can't write {path}: {error.strerror}") from error
     click.echo(f"{path}: written; start it with: {Template('', text).starter} {shlex.quote(str(path))}")
     if left := list_examples(text, examples):
-        click.echo(f"still from the examples: {', '.join(left)}")
+        advice = "" if examples == there else f"; have them here: cp -r {shlex.quote(str(there))} ."
+        click.echo(f"still from the examples: {', '.join(left)}{advice}")
 
 
 def _read_all() -> dict[str, Template]:

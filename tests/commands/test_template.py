@@ -70,6 +70,17 @@ def test_a_script_is_written_and_none_is_lost(
     assert "can't write no/such/folder.sh: No such file or directory" in capfd.readouterr().err
 
 
+def test_examples_that_are_the_sites_have_to_be_ones_own(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    """A job writes beside its data."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert run(monkeypatch, "new", "chjob") == 0
+    advice = f"have them here: cp -r {TOP}/examples ."
+    assert capfd.readouterr().out.endswith(f"still from the examples: JOB, DATA; {advice}\n")
+    assert "\nDATA=examples/mpihello/data\n" in (folder / "chjob.sh").read_text()
+
+
 @pytest.mark.parametrize(("status", "outcome"), [(85, (0, "requeue 42\n")), (0, (0, "")), (3, (3, ""))])
 def test_the_status_of_a_job_that_ends_right_after_a_signal_counts(
     folder: Path, status: int, outcome: tuple[int, str]
