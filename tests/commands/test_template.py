@@ -14,6 +14,7 @@ import pytest
 
 from chslurm.cli.entry import run_command
 from chslurm.cli.main import chslurm
+from chslurm.host.files import find_data
 
 TOP = Path(__file__).parents[2]
 
@@ -76,7 +77,7 @@ def test_examples_that_are_the_sites_have_to_be_ones_own(
     """A job writes beside its data."""
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert run(monkeypatch, "new", "chjob") == 0
-    advice = f"have them here: cp -r {TOP}/examples ."
+    advice = f"have them here: cp -r {find_data('examples')} ."
     assert capfd.readouterr().out.endswith(f"still from the examples: JOB, DATA; {advice}\n")
     assert "\nDATA=examples/mpihello/data\n" in (folder / "chjob.sh").read_text()
 

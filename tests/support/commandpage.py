@@ -30,7 +30,8 @@ status means is told with the [job scripts](jobs.md#the-end). Sizes without a un
 
 
 def make_context(command: click.Command, name: str) -> click.Context:
-    """That of a call. Click keeps the help option that the first one makes, so all have to make the same."""
+    """That of a call by users: click keeps the help option of the first call, which may have been another test's."""
+    vars(command).update(_help_option=None)
     return click.Context(command, info_name=name, **{"help_option_names": ["-h", "--help"], **command.context_settings})
 
 
