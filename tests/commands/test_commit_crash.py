@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A commit that is killed at any moment leaves the image wholly old or wholly new, and can be made again.
 
-CHSLURM_KILLS says how often; its seed is printed, so that a failure can be had again.
+CHSLURM_KILLS says how often, `misc/test --long` more often; its seed is printed, so that a failure can be had again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from chslurm.host.history import read_history
 from chslurm.host.place import read_image
 from chslurm.plan import Plan, plan_to_json
 
-KILLS = int(os.environ.get("CHSLURM_KILLS", "25"))
+KILLS = int(os.environ.get("CHSLURM_KILLS", "12"))
 COMMIT = [sys.executable, "-m", "chslurm.cli.main", "image", "commit", "charlie"]
 
 

@@ -25,7 +25,7 @@ from chslurm.jobnet import JobNames
 pytestmark = pytest.mark.quick
 
 JOB, OTHER_JOB = 3000017, 4294967295  # no jobs that a SLURM on this machine could have
-KILLS = 100
+KILLS = int(os.environ.get("CHSLURM_KILLS", "40"))
 RUNS = 20  # `benchmarks/run prolog` makes 100
 HANGING_S = 2.0  # at most, with a program that does not end
 RAW = """

@@ -185,6 +185,7 @@ def check_ssh_from_a_node(box: Box) -> None:
         assert (done.returncode, done.stdout) == (0, f"chgu{guest}\n"), done.stderr
 
 
+@pytest.mark.long  # the tutorial does the most of it
 def test_curses_on_a_workstation(box: Box) -> None:
     """The console of guest 0 in the launcher's terminal: log in, leave, come back, shut down from inside."""
     command = ["vcluster", "-n2", "--cores=1", "--ram=512M", "--curses", "--jobdir=c", box.image]
