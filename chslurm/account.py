@@ -14,6 +14,7 @@ from chslurm.phases import Cause, GuestPhase
 from chslurm.plan import NetworkKind, Plan
 from chslurm.survey import Survey
 from chslurm.timeline import Doing, GuestLine, Span, Stage, Timeline
+from chslurm.units import render_duration
 
 ACCOUNT_FORMAT = 1
 """Raised when a field changes its meaning; fields may be added any time."""
@@ -217,6 +218,16 @@ def find_blamed(account: Account) -> list[GuestAccount]:
 def render_time(unix_s: float) -> str:
     """Return a time for people."""
     return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def describe_verdict(account: Account) -> str:
+    """Return one line: how it ended, or that it has not."""
+    took = f"{account.elapsed_s:.1f} s" if account.elapsed_s < 120 else render_duration(account.elapsed_s)
+    if account.running:
+        return f"{account.state}, {took} so far"
+    if account.exit_status is None:
+        return f"{account.state}; nothing is known of what came after {took}"
+    return f"{account.state} after {took}: {account.cause}, exit status {account.exit_status}"
 
 
 def describe_end(guest: GuestAccount, *, running: bool) -> str:

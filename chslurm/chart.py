@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from chslurm.account import Account, GuestAccount, describe_end
+from chslurm.account import Account, GuestAccount, describe_end, describe_verdict, render_time
 from chslurm.axis import GAP, Axis, choose_step, make_axis, render_moment
 from chslurm.timeline import Doing, Span
 from chslurm.units import render_count
@@ -18,6 +18,9 @@ from chslurm.units import render_count
 WIDTH = 1000
 MOST_ROWS = 400
 """More guests than these are not drawn: see `choose_rows`."""
+
+MOST_PICTURED = 120
+"""The same of a picture that is looked at whole; it takes as long to make as it has rows."""
 
 _LEFT, _RIGHT = 168, 790
 """Between these is time; left of it are names, right of it ends."""
@@ -91,14 +94,17 @@ def choose_rows(guests: Sequence[GuestAccount], most: int = MOST_ROWS) -> list[G
     return [chosen[number] for number in sorted(chosen)]
 
 
-def draw_chart(account: Account, rows: Sequence[GuestAccount]) -> Drawing:
-    """Return the picture of these guests of a cluster."""
+def draw_chart(account: Account, rows: Sequence[GuestAccount], *, headed: bool = False) -> Drawing:
+    """Return the picture of these guests of a cluster; with `headed` it says itself which that is, and how it ended."""
     axis = make_axis(account, _LEFT, _RIGHT)
     height = _choose_height(len(rows))
     shapes: list[Shape] = []
     done = {span.what for guest in rows for span in guest.spans}
-    shapes += _draw_legend([doing for doing in Doing if doing in done], 14)
     top = 40.0
+    if headed:
+        shapes += _draw_heading(account, len(rows), 20)
+        top += 32
+    shapes += _draw_legend([doing for doing in Doing if doing in done], top - 26)
     shapes += _draw_phases(account, axis, top)
     bars: list[Shape] = []
     y = top + 30
@@ -147,6 +153,18 @@ def _draw_breaks(axis: Axis, top: float, bottom: float) -> Iterator[Shape]:
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _draw_heading(account: Account, shown: int, y: float) -> Iterator[Shape]:
+    """Which cluster it is and how it ended; on the right which job and when, and how many guests are left out."""
+    verdict = describe_verdict(account)
+    name = _cut(account.name, max(8, int(740 / (14 * _CHARACTER)) - len(verdict)))
+    yield Text(8, y, f"{name}: {verdict}", 14, "head" if account.good else "bad")
+    job = f"SLURM job {account.slurm_job_id}" if account.slurm_job_id else ""
+    when = render_time(account.start_unix_s) if account.start_unix_s else account.created
+    yield Text(WIDTH - 8, y, ", ".join(filter(None, [job, when])), 11, "quiet", "end")
+    if shown < len(account.guests):
+        yield Text(WIDTH - 8, y + 26, f"{_count_guests(shown, len(account.guests))} shown", 11, "quiet", "end")
 
 
 def _draw_legend(kinds: Sequence[str], y: float) -> Iterator[Shape]:

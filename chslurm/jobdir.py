@@ -6,7 +6,7 @@ charlie.20260102_030405/      0700
   meta/                       0755, read-only for guests at /ch/meta, no secrets
     sync/                     the one part guests may write
   ssh_config                  how to reach the guests while they run
-  report.html                 what happened, when it is over
+  report.html, .json, .png    what happened, when it is over
   out/                        console, job output, one file for each helper
   run/                        0700: plan, keys, disks; never passed through (but `opt`, read-only)
 """
@@ -50,8 +50,23 @@ class JobDir:
 
     @property
     def page(self) -> PurePath:
-        """What happened, for people: made when the cluster has ended."""
+        """What happened, for people: made when the cluster has ended, as are the next two."""
         return self.root / "report.html"
+
+    @property
+    def account(self) -> PurePath:
+        """The same for programs."""
+        return self.root / "report.json"
+
+    @property
+    def picture(self) -> PurePath:
+        """Its chart alone."""
+        return self.root / "report.png"
+
+    @property
+    def reports(self) -> tuple[PurePath, ...]:
+        """All three, in the order in which they are made: what takes longest comes last."""
+        return (self.page, self.account, self.picture)
 
     @property
     def meta(self) -> PurePath:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from chslurm.errors import UsageError
 from chslurm.guestlist import check_guests
 from chslurm.host.clusters import Cluster, Entry, read_cluster, read_register
-from chslurm.host.follow import FollowedFile, read_lines, read_summary
+from chslurm.host.follow import FollowedFile, read_journal, read_summary
 from chslurm.host.slurm import JobState, read_jobs
 from chslurm.host.staging import read_marker
 from chslurm.meta import make_guest_name
@@ -105,7 +105,7 @@ def list_cluster(cluster: Cluster, survey: Survey, jobs: dict[str, JobState]) ->
 def survey_cluster(cluster: Cluster) -> Survey:
     """Return what the head wrote down of its cluster."""
     summary = read_summary(cluster.job_dir.summary, cluster.plan)
-    return make_survey(cluster.plan, read_lines(cluster.job_dir.events), summary, running=cluster.running)
+    return make_survey(cluster.plan, read_journal(cluster.job_dir.events), summary, running=cluster.running)
 
 
 def read_cluster_jobs(cluster: Cluster) -> dict[str, JobState]:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from string import Template
 
-from chslurm.account import Account, Duration, GuestAccount, describe_end, render_time
+from chslurm.account import Account, Duration, GuestAccount, describe_end, describe_verdict, render_time
 from chslurm.chart import Drawing, Line, Rect, Shape, choose_rows, draw_chart, name_style
-from chslurm.units import render_count, render_duration, render_size
+from chslurm.units import render_count, render_size
 
 _SHOWN_OPEN = 32
 """A table of more guests than these is closed at first."""
@@ -43,16 +43,6 @@ def render_page(account: Account, template: str) -> str:
         guests="\n".join(_render_guest(guest, running=account.running) for guest in rows),
         made=escape(f"{render_time(account.made_unix_s)}, chslurm {account.version}"),
     )
-
-
-def describe_verdict(account: Account) -> str:
-    """Return one line: how it ended, or that it has not."""
-    took = f"{account.elapsed_s:.1f} s" if account.elapsed_s < 120 else render_duration(account.elapsed_s)
-    if account.running:
-        return f"{account.state}, {took} so far"
-    if account.exit_status is None:
-        return f"{account.state}; nothing is known of what came after {took}"
-    return f"{account.state} after {took}: {account.cause}, exit status {account.exit_status}"
 
 
 def render_svg(drawing: Drawing) -> str:

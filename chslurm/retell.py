@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The story of a report: files of a job directory -> account -> page, picture or JSON.
+"""The story of a report: files of a job directory -> account -> page, JSON and picture.
 
 Whatever guests wrote is bounded and made printable here; `page` escapes it.
 """
@@ -7,15 +7,15 @@ Whatever guests wrote is bounded and made printable here; `page` escapes it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from chslurm.account import Account, Excerpt, find_blamed, make_account
+from chslurm.account import Account, Excerpt, account_to_json, find_blamed, make_account
 from chslurm.commit import shown_path
 from chslurm.errors import ChslurmError
 from chslurm.host.files import find_data, write_file
-from chslurm.host.follow import FollowedFile, read_lines, read_summary
+from chslurm.host.follow import FollowedFile, read_journal, read_summary
 from chslurm.jobdir import JobDir
 from chslurm.phases import Cause
 from chslurm.plan import Plan
@@ -36,18 +36,38 @@ def leave_report(plan: Plan, summary: Summary, *, wanted: bool) -> list[str]:
     """Write the report into the job directory; return what is to be said of it. Nothing that fails here matters."""
     if not wanted:
         return []
-    job_dir = JobDir(Path(plan.job_dir))
-    where = shown_path(job_dir.page, _find_cwd())
+    job_dir, cwd = JobDir(Path(plan.job_dir)), _find_cwd()
     try:
         if Path(job_dir.events).stat().st_size > _JOURNAL_MAX_BYTES:
             return [f"report: left out, as so much has happened; chslurm report {plan.job_dir} makes it"]
         account = read_account(plan, running=False, summary=summary)
-        write_file(job_dir.page, render_report(account))
-    except OSError as error:
-        return [f"warning: can't make {where}: {error.strerror}"]
     except Exception as error:  # of whatever kind: a cluster that went well did so without a report, too
-        return [f"warning: can't make {where}: {type(error).__name__}: {' '.join(str(error).split())}"]
-    return [f"report: {where}"]
+        return [f"warning: {_tell_failure(job_dir.page, error, cwd)}"]
+    written = write_reports(account, job_dir, cwd)
+    return [*([f"report: {written.where}"] if written.made else []), *(f"warning: {line}" for line in written.failures)]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What came of a report: which of its files were made, as users see it in `where`, and why others were not."""
+
+    made: tuple[PurePath, ...]
+    where: str
+    failures: tuple[str, ...]
+
+
+def write_reports(account: Account, job_dir: JobDir, cwd: Path | None) -> Written:
+    """Write page, JSON and picture into the job directory. One that can't be made is no reason to have none."""
+    made: list[PurePath] = []
+    failures: list[str] = []
+    for path, render in zip(job_dir.reports, (render_report, account_to_json, render_picture), strict=True):
+        try:
+            write_file(path, render(account))
+            made.append(path)
+        except Exception as error:
+            failures.append(_tell_failure(path, error, cwd))
+    where = ", also ".join(filter(None, [*(shown_path(path, cwd) for path in made[:1]), _join_suffixes(made[1:])]))
+    return Written(tuple(made), where, tuple(failures))
 
 
 def read_account(plan: Plan, *, running: bool, summary: Summary | None = None) -> Account:
@@ -55,7 +75,7 @@ def read_account(plan: Plan, *, running: bool, summary: Summary | None = None) -
     job_dir = JobDir(Path(plan.job_dir))
     summary = summary or read_summary(job_dir.summary, plan)
     recorder = Recorder(plan)
-    survey = make_survey(plan, recorder.watch(read_lines(job_dir.events)), summary, running=running)
+    survey = make_survey(plan, recorder.watch(read_journal(job_dir.events)), summary, running=running)
     now_unix_s = time.time()
     timeline = recorder.finish(now_unix_s if running else None)
     account = make_account(
@@ -79,11 +99,22 @@ def render_report(account: Account) -> bytes:
 
 
 def render_picture(account: Account) -> bytes:
-    """Return the chart as PNG. Raises ChslurmError when there is no Pillow."""
-    from chslurm.chart import choose_rows, draw_chart
+    """Return the chart as PNG. Raises ChslurmError when there is no Pillow, or an old one."""
+    from chslurm.chart import MOST_PICTURED, choose_rows, draw_chart
     from chslurm.host.picture import make_png
 
-    return make_png(draw_chart(account, choose_rows(account.guests)))
+    return make_png(draw_chart(account, choose_rows(account.guests, MOST_PICTURED), headed=True))
+
+
+def _tell_failure(path: PurePath, error: Exception, cwd: Path | None) -> str:
+    if isinstance(error, ChslurmError):
+        return str(error)
+    why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"can't make {shown_path(path, cwd)}: {why}"
+
+
+def _join_suffixes(paths: Sequence[PurePath]) -> str:
+    return " and ".join(path.suffix for path in paths)
 
 
 def _read_history(plan: Plan) -> list[str]:

@@ -75,7 +75,7 @@ A job may end with the same numbers: run/summary.json in the job directory names
     "--nosync", is_flag=True, help="Start the job on each guest at once, without waiting for the others to boot."
 )
 @click.option("--cleanup", is_flag=True, help="Delete the guests' overlay disks in the end, too.")
-@click.option("--no-report", is_flag=True, help="Leave no report.html in the job directory.")
+@click.option("--no-report", is_flag=True, help="Leave no report in the job directory.")
 @click.option("--dry-run", is_flag=True, help="Print the plan as JSON and end.")
 @click.option("--explain", is_flag=True, help="Print every command and network step of the plan and end.")
 @click.version_option(__version__, message="%(prog)s %(version)s")

@@ -14,17 +14,17 @@ from chslurm.errors import ChslurmError
 @click.command()
 @click.argument("job_dir", metavar="[JOBDIR]", type=DIR, required=False)
 @click.option("--html", metavar="FILE", type=FILE, help="Write the page there; - is standard output.")
-@click.option("--png", metavar="FILE", type=FILE, help="Write the timeline as a picture; needs Pillow.")
+@click.option("--png", metavar="FILE", type=FILE, help="Write the timeline as a picture.")
 @click.option("--json", metavar="FILE", type=FILE, help="Write all that is known, for programs.")
 def report(job_dir: str | None, html: str | None, png: str | None, json: str | None) -> None:
     """Show what happened in a cluster: a timeline of each guest, sizes, versions, and why it failed.
 
-    Each launcher leaves a page, report.html, in its job directory. This makes it anew, also of a cluster that still
-    runs, so far, or whose launcher was killed. JOBDIR is a job directory, or a name as other commands take it with -c.
+    Each launcher leaves it in its job directory three times: report.html, report.json and report.png. Without options
+    this makes them anew, also of a cluster that still runs, so far, or whose launcher was killed. JOBDIR is a job
+    directory, or a name as other commands take it with -c.
     """
     from chslurm.account import account_to_json
-    from chslurm.host.files import write_file
-    from chslurm.retell import read_account, render_picture, render_report
+    from chslurm.retell import read_account, render_picture, render_report, write_reports
 
     found = choose_cluster(job_dir, allow_ended=True)
     account = read_account(found.plan, running=found.running)
@@ -32,17 +32,19 @@ def report(job_dir: str | None, html: str | None, png: str | None, json: str | N
         account = read_account(found.plan, running=False)  # it has ended meanwhile, and its own page tells all
     if html is not None:
         _write(html, render_report(account))
-    if png is not None:
-        _write(png, render_picture(account))
     if json is not None:
         _write(json, account_to_json(account))
+    if png is not None:
+        _write(png, render_picture(account))
     if (html, png, json) == (None, None, None):
-        page = found.job_dir.page
-        try:
-            write_file(page, render_report(account))
-        except OSError as error:
-            raise ChslurmError(f"can't write {page}: {error.strerror}", hint="choose a place with --html") from error
-        click.echo(f"report: {page}")
+        written = write_reports(account, found.job_dir, None)
+        if written.made:
+            click.echo(f"report: {written.where}")
+        if written.failures:
+            hint = "" if found.job_dir.page in written.made else "choose a place with --html"
+            error = ChslurmError(written.failures[0], hint=hint)
+            error.causes = written.failures[1:]
+            raise error
 
 
 def _write(name: str, data: bytes) -> None:

@@ -72,13 +72,17 @@ class FollowedFile:
         return known and ((found.st_dev, found.st_ino) != self._inode or found.st_size < self._offset)
 
 
-def read_lines(path: PurePath) -> Iterator[bytes]:
-    """Yield the lines of a file, none when it is not there; one that is too long comes in parts."""
+def read_journal(path: PurePath) -> Iterator[bytes]:
+    """Yield the lines of a journal, none when it is not there; one that is too long comes in parts.
+
+    Pulses are left out: they are most of a journal, and tell no more than that a host was there.
+    """
     with _Opened(path) as (fd, found):
         if found is not None:
             with open(fd, "rb", closefd=False) as file:
                 while line := file.readline(_LINE_MAX_BYTES):
-                    yield line
+                    if b'"pulse"' not in line:
+                        yield line
 
 
 def read_whole(path: PurePath, most_bytes: int) -> bytes:

@@ -152,7 +152,7 @@ def _fill(job_dir: JobDir, plan: Plan) -> Plan:
 
 def _clear(job_dir: JobDir, plan: Plan) -> None:
     """Take away what an earlier cluster left, and nothing else."""
-    for path in (job_dir.page, *(job_dir.meta / name for name in META_FILES)):
+    for path in (*job_dir.reports, *(job_dir.meta / name for name in META_FILES)):
         Path(path).unlink(missing_ok=True)
     clear_folder(job_dir.sync)
     for path in Path(job_dir.out).iterdir():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`chslurm report` and the page that a launcher leaves, from the files of job directories."""
+"""`chslurm report` and what a launcher leaves of it, from the files of job directories."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from story import Story
 
+from chslurm.account import describe_verdict
+from chslurm.chart import MOST_PICTURED, Text, choose_rows, draw_chart
 from chslurm.cli.entry import run_command
 from chslurm.cli.main import chslurm
 from chslurm.host.lock import hold_lock
@@ -61,14 +63,16 @@ def lose_guest(story: Story) -> None:
         story.add(14, "node_done", host)
 
 
-def test_without_options_the_page_is_where_the_launcher_leaves_it(run: Run, story: Story, cwd: Path) -> None:
+def test_without_options_all_is_where_the_launcher_leaves_it(run: Run, story: Story, cwd: Path) -> None:
     story.boot()
     story.end()
     story.write(cwd / "c")
-    assert run("c") == (0, f"report: {cwd}/c/report.html\n", "")
-    page = (cwd / "c" / "report.html").read_text()
-    assert "chgu1 on cn002" in page
-    assert (cwd / "c" / "report.html").stat().st_mode & 0o777 == 0o600
+    assert run("c") == (0, f"report: {cwd}/c/report.html, also .json and .png\n", "")
+    assert "chgu1 on cn002" in (cwd / "c" / "report.html").read_text()
+    assert json.loads((cwd / "c" / "report.json").read_text())["guests"][1]["node"] == "cn002"
+    assert (cwd / "c" / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.stat().st_mode & 0o777 for path in (cwd / "c").glob("report.*")} == {0o600}
+    assert list((cwd / "c").glob(".report*")) == []
 
 
 def test_in_a_job_directory_it_need_not_be_named(
@@ -95,17 +99,54 @@ def test_each_form_goes_where_it_is_wanted(run: Run, story: Story, cwd: Path) ->
     with Image.open(cwd / "p.png") as picture:
         assert picture.size[0] == 2000
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or []}
-    assert {(0x00, 0x9E, 0x73), (0xE6, 0x9F, 0x00)} <= colours  # services, job
+        assert picture.convert("RGB").getpixel((0, 0)) == (0xFF, 0xFF, 0xFF)
+    assert {(0x00, 0x9E, 0x73), (0xE6, 0x9F, 0x00), (0xF5, 0xF6, 0xF8)} <= colours  # services, job, a phase
 
 
-def test_without_pillow_there_is_no_picture(run: Run, story: Story, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    story.write(cwd / "c")
+def lose_pillow(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    status, _, errors = run("c", "--png", "p.png")
-    assert status == 70
-    assert errors.startswith("chslurm: can't make a PNG: ")
-    assert "; make a page (--html), or have Pillow 10.1 beside chslurm: pip install" in errors
-    assert run("c")[0] == 0
+    return "import of PIL halted; None in sys.modules"
+
+
+def age_pillow(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make it what Debian 12 has, as far as we are concerned."""
+    from PIL import ImageFont
+
+    def load_default() -> None: ...
+
+    monkeypatch.setattr(ImageFont, "load_default", load_default)
+    monkeypatch.setattr("PIL.__version__", "9.4.0")
+    return "Pillow 9.4.0 is too old"
+
+
+@pytest.mark.parametrize("spoil", [lose_pillow, age_pillow])
+def test_without_a_fit_pillow_there_is_no_picture(
+    run: Run, story: Story, cwd: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[pytest.MonkeyPatch], str]
+) -> None:
+    lose_guest(story)
+    story.write(cwd / "c")
+    why = f"can't make a picture: {spoil(monkeypatch)}"
+    why += "; have Pillow 10.1 or newer beside chslurm: pip install 'pillow>=10.1'"
+    assert run("c", "--png", "p.png", "--json", "p.json") == (70, "", f"report: p.json\nchslurm: {why}\n")
+    assert run("c") == (70, f"report: {cwd}/c/report.html, also .json\n", f"chslurm: {why}\n")
+    for path in (cwd / "c").glob("report.*"):
+        path.unlink()
+    assert leave(story) == ["report: ./c/report.html, also .json", f"warning: {why}"]
+    assert sorted(path.name for path in (cwd / "c").glob("report.*")) == ["report.html", "report.json"]
+
+
+def test_a_picture_says_of_whom_it_is_and_shows_those_that_matter(plan_of: Callable[..., Plan], cwd: Path) -> None:
+    story = Story(plan_of(250, 2))
+    story.boot()
+    story.add(12, "guest_gone", 200, 399, status=1, text="QEMU was killed by SIGKILL")
+    story.write(cwd / "c")
+    account = read_account(story.plan, running=False)
+    drawing = draw_chart(account, choose_rows(account.guests, MOST_PICTURED), headed=True)
+    words = [shape.text for shape in drawing.shapes if isinstance(shape, Text)]
+    heading = [f"c: {describe_verdict(account)}", "SLURM job 42, 2026-01-02 03:04:05 UTC", "120 of 500 guests shown"]
+    assert words[:3] == heading
+    assert sum(word.startswith("chgu") for word in words) == 120
+    assert "chgu399" in " ".join(words)
 
 
 def test_of_one_that_failed_the_ends_of_files_are_quoted(run: Run, story: Story, cwd: Path) -> None:
@@ -174,8 +215,9 @@ def test_what_cannot_be_written_is_one_line(run: Run, story: Story, cwd: Path) -
     assert run("c", "--html", "no/where") == (70, "", "chslurm: can't write no/where: No such file or directory\n")
     (cwd / "c" / "report.html").mkdir()
     status, _, errors = run("c")
-    assert (status, errors.count("\n")) == (70, 1)
-    assert "choose a place with --html" in errors
+    assert status == 70
+    assert errors == f"chslurm: can't make {cwd}/c/report.html: Is a directory; choose a place with --html\n"
+    assert {path.name for path in (cwd / "c").glob("report.*")} == {"report.html", "report.json", "report.png"}
 
 
 # -- the launcher's ---------------------------------------------------------------------------------------------------
@@ -185,25 +227,33 @@ def leave(story: Story, *, wanted: bool = True) -> list[str]:
     return leave_report(story.plan, make_summary(story.plan, story.supervisor, 30.0), wanted=wanted)
 
 
-def test_the_launcher_leaves_a_page_and_says_where(story: Story, cwd: Path) -> None:
+def test_the_launcher_leaves_all_and_says_where(story: Story, cwd: Path) -> None:
     lose_guest(story)
     story.write(cwd / "c")
     assert leave(story, wanted=False) == []
-    assert list((cwd / "c").glob("*.html")) == []
-    assert leave(story) == ["report: ./c/report.html"]
+    assert list((cwd / "c").glob("report.*")) == []
+    assert leave(story) == ["report: ./c/report.html, also .json and .png"]
+    assert json.loads((cwd / "c" / "report.json").read_text())["exit_status"] == 70
     assert "lost, exit status 70" in (cwd / "c" / "report.html").read_text()
 
 
 def test_a_report_that_fails_is_a_warning(story: Story, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     story.write(cwd / "c")
     (cwd / "c" / "report.html").mkdir()
-    (warning,) = leave(story)
-    assert warning == "warning: can't make ./c/report.html: Is a directory"
+    (cwd / "c" / "report.json").mkdir()
+    page, account = (f"warning: can't make ./c/report.{suffix}: Is a directory" for suffix in ("html", "json"))
+    assert leave(story) == ["report: ./c/report.png", page, account]
     (cwd / "c" / "report.html").rmdir()
+    assert leave(story) == ["report: ./c/report.html, also .png", account]
+    (cwd / "c" / "report.json").rmdir()
 
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of whatever\nkind")
 
+    with monkeypatch.context() as patch:
+        patch.setattr("chslurm.host.picture.make_png", fail)
+        warning = "warning: can't make ./c/report.png: ZeroDivisionError: of whatever kind"
+        assert leave(story) == ["report: ./c/report.html, also .json", warning]
     monkeypatch.setattr("chslurm.retell.read_account", fail)
     assert leave(story) == ["warning: can't make ./c/report.html: ZeroDivisionError: of whatever kind"]
     (cwd / "c" / "run" / "events.jsonl").unlink()
@@ -217,25 +267,31 @@ def test_a_journal_that_takes_long_to_read_is_left_alone(story: Story, cwd: Path
     assert leave(story) == [f"report: left out, as so much has happened; chslurm report {cwd}/c makes it"]
 
 
-def test_a_link_in_place_of_the_page_is_not_followed(story: Story, cwd: Path) -> None:
+def test_a_link_in_place_of_a_file_is_not_followed(story: Story, cwd: Path) -> None:
     story.write(cwd / "c")
     (cwd / "mine").write_text("precious")
-    (cwd / "c" / "report.html").symlink_to(cwd / "mine")
-    assert leave(story) == ["report: ./c/report.html"]
+    for path in JobDir(cwd / "c").reports:
+        Path(path).symlink_to(cwd / "mine")
+    assert leave(story) == ["report: ./c/report.html, also .json and .png"]
     assert (cwd / "mine").read_text() == "precious"
 
 
-def test_a_directory_that_is_used_again_has_no_page_of_an_earlier_run(story: Story, cwd: Path) -> None:
+def test_a_directory_that_is_used_again_has_nothing_of_an_earlier_report(story: Story, cwd: Path) -> None:
     story.write(cwd / "c")
     leave(story)
-    (cwd / "c" / "notes.html").write_text("mine")
+    for name in ("notes.html", "report.txt", "report.png.mine"):
+        (cwd / "c" / name).write_text("mine")
     script = cwd / "job.sh"
     script.write_text("#!/bin/sh\n")
     job = dataclasses.replace(story.plan.job, script=str(script))
     with start_job_dir(dataclasses.replace(story.plan, job=job), reuse=True):
-        assert sorted(path.name for path in (cwd / "c").glob("*.html")) == ["notes.html"]
+        assert {path.name for path in (cwd / "c").iterdir() if path.is_file()} == {
+            *(".chslurm", "ssh_config"),
+            *("notes.html", "report.txt", "report.png.mine"),
+        }
 
 
+@pytest.mark.quick
 def test_a_hundred_guests_take_no_time_to_speak_of(plan_of: Callable[..., Plan], cwd: Path) -> None:
     story = Story(plan_of(100))
     story.boot()
@@ -245,6 +301,6 @@ def test_a_hundred_guests_take_no_time_to_speak_of(plan_of: Callable[..., Plan],
     story.write(cwd / "c")
     leave(story)
     start_s = time.process_time()
-    assert leave(story) == ["report: ./c/report.html"]
-    assert time.process_time() - start_s < 2.5  # it is 0.2 s; this machine may be slow
+    assert leave(story) == ["report: ./c/report.html, also .json and .png"]
+    assert time.process_time() - start_s < 2.5  # it is 0.3 s; this machine may be slow
     assert read_account(story.plan, running=False).exit_status == 3

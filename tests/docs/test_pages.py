@@ -34,10 +34,12 @@ def rows_of(page: str, heading: str) -> list[str]:
 
 def job_dir_names() -> set[str]:
     """Every name that jobdir.py has, as the page has them."""
-    job_dir, names = JobDir(PurePath("J")), set()
+    job_dir = JobDir(PurePath("J"))
+    names: set[PurePath] = set()
     for name, member in inspect.getmembers(JobDir):
         if isinstance(member, property) and name != "root":
-            names.add(getattr(job_dir, name))
+            found = getattr(job_dir, name)
+            names.update(found if isinstance(found, tuple) else [found])
         elif inspect.isfunction(member) and not name.startswith("_"):
             names.add(
                 getattr(job_dir, name)(*(_PLACES[what] for what in list(inspect.signature(member).parameters)[1:]))

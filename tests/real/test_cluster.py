@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 
@@ -42,7 +43,9 @@ def test_job_sees_what_was_promised_and_its_status_comes_back(box: Box) -> None:
     record = job.wait()
     assert (record["JobState"], record["ExitCode"]) == ("FAILED", "7:0"), job.output
     assert job.summary()["cause"] == "job"
-    assert "report: ./c/report.html" in job.output
+    assert "report: ./c/report.html, also .json and .png" in job.output
+    assert (job.dir / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((job.dir / "report.json").read_text())["exit_status"] == 7
     assert f"chgu0 on {job.summary()['guests'][0]['node']}" in (job.dir / "report.html").read_text()
     output = (job.dir / "out" / "0_job.out").read_bytes()
     text = output.decode()

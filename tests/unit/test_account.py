@@ -21,6 +21,7 @@ from chslurm.account import (
     Excerpt,
     account_to_json,
     describe_end,
+    describe_verdict,
     find_blamed,
     measure_durations,
 )
@@ -28,7 +29,7 @@ from chslurm.axis import make_axis, render_moment
 from chslurm.chart import MOST_ROWS, Line, Rect, Text, choose_rows, draw_chart, name_style
 from chslurm.host.files import find_data
 from chslurm.messages import EventKind
-from chslurm.page import describe_verdict, render_page, render_svg
+from chslurm.page import render_page, render_svg
 from chslurm.phases import Cause, Phase
 from chslurm.plan import Plan
 from chslurm.timeline import Doing, Recorder, Timeline

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chslurm.host import follow
-from chslurm.host.follow import CHUNK_BYTES, FollowedFile, read_lines
+from chslurm.host.follow import CHUNK_BYTES, FollowedFile, read_journal
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_links_folders_and_pipes_are_not_read(tmp_path: Path) -> None:
         file.skip_to_last(1)
         assert file.measure_new() == 0
         assert file.read() == (b"", False)
-        assert list(read_lines(tmp_path / name)) == []
+        assert list(read_journal(tmp_path / name)) == []
 
 
 @given(st.lists(st.sampled_from([b"\n", b"a", b"bc\n", b"ddd"]), max_size=12).map(b"".join), st.integers(0, 6))
@@ -91,9 +91,14 @@ def test_the_last_lines_are_those_of_tail(tmp_path_factory: pytest.TempPathFacto
     assert read == b"".join(data.splitlines(keepends=True)[-lines:] if lines else [])
 
 
+def test_pulses_are_left_out_of_a_journal(path: Path) -> None:
+    path.write_bytes(b'{"kind":"node_up"}\n' + b'{"kind":"pulse","host":7}\n' * 1000 + b'{"kind":"node_done"}\n')
+    assert list(read_journal(path)) == [b'{"kind":"node_up"}\n', b'{"kind":"node_done"}\n']
+
+
 def test_lines_of_any_length_end(path: Path) -> None:
     path.write_bytes(b"one\n" + b"x" * 200000 + b"\nlast")
-    lines = list(read_lines(path))
+    lines = list(read_journal(path))
     assert (lines[0], lines[-1], b"".join(lines)) == (b"one\n", b"last", path.read_bytes())
     assert max(map(len, lines)) == 65536
-    assert list(read_lines(path.with_name("nothing"))) == []
+    assert list(read_journal(path.with_name("nothing"))) == []
