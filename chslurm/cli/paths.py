@@ -22,7 +22,8 @@ For example, to have a batch template of one's own:
 def paths(name: str | None, as_json: bool) -> None:
     """Tell where programs, boot scripts, batch templates, examples, manual pages, module files and settings are.
 
-    With NAME it is that path alone. Settings files are named whether they are there or not.
+    With NAME it is that path alone. Settings files are named whether they are there or not; the site's is the one
+    that counts for you now.
     """
     from chslurm.host.installation import find_installation
 

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import chslurm
-from chslurm.host.configfiles import find_user_file
+from chslurm.host.configfiles import find_config_files
 from chslurm.host.files import find_data
 from chslurm.site import CONFIG_FILE
-from chslurm.siteconfig import SITE_FILE
 from chslurm.slurmjob import SETTINGS_FILE
 
 _DATA = {
@@ -26,8 +25,12 @@ _DATA = {
 
 
 def find_installation() -> dict[str, Path | None]:
-    """Return where everything is by its name; None for what this installation has not."""
+    """Return where everything is by its name; None for what this installation has not.
+
+    Raises UsageError when it can't be told which file of settings is the site's.
+    """
     tree = _find_tree()
+    site, own = find_config_files(os.environ)
     programs = tree / "bin" if tree else Path(sys.prefix) / "bin"
     return {
         "programs": programs if (programs / "chslurm").exists() else None,
@@ -36,8 +39,8 @@ def find_installation() -> dict[str, Path | None]:
         **{name: _existing(find_data(folder)) for name, folder in _DATA.items()},
         "modulefiles": _existing(tree.parent / "modulefiles") if tree else None,
         "modulefiles-tcl": _existing(tree.parent / "modulefiles-tcl") if tree else None,
-        "settings": Path(SITE_FILE),
-        "settings-own": find_user_file(os.environ),
+        "settings": site.path,
+        "settings-own": own.path,
         "settings-workstation": Path(CONFIG_FILE),
         "settings-jobs": Path(SETTINGS_FILE),
     }

@@ -12,6 +12,7 @@ import pytest
 
 from chslurm.cli.entry import run_command
 from chslurm.cli.main import chslurm as umbrella
+from chslurm.host import configfiles
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -41,6 +42,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "prefix", str(tree / "venv"))
     monkeypatch.setattr("chslurm.__file__", str(package / "__init__.py"))
     monkeypatch.setenv("XDG_CONFIG_HOME", "/home/user/conf")
+    monkeypatch.setattr(configfiles, "_site_file", Path("/etc/charliecloud/config.toml"))
     return tree
 
 
@@ -68,6 +70,14 @@ def test_all_of_a_version(run: Run, tree: Path) -> None:
     lines = dict(line.split(maxsplit=1) for line in run()[1].splitlines())
     assert lines["modulefiles-tcl"] == "none"
     assert lines["boot-scripts"] == f"{data}/guest"
+
+
+def test_settings_are_those_that_are_used(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configfiles, "_site_file", tmp_path / "config.toml")
+    monkeypatch.setenv("CHSLURM_SITE_CONFIG", "/apps/chslurm.toml")
+    assert run("settings") == (0, "/apps/chslurm.toml\n", "")
+    (tmp_path / "config.toml").touch()
+    assert run("settings") == (0, f"{tmp_path}/config.toml\n", "")
 
 
 @pytest.mark.usefixtures("tree")
