@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -26,9 +28,13 @@ from chslurm.plan import (
     User,
 )
 
-# A machine that runs guests beside the tests is slow now and then; pytest has its own, longer limit.
+# A machine that runs guests beside the tests is slow now and then; pytest has its own, longer limit. What has failed
+# is kept, but not in a checkout that the tester can only read.
+_kept = Path(os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY", ".hypothesis"))
+_can_keep = os.access(_kept if _kept.exists() else _kept.parent, os.W_OK)
 settings.register_profile("chslurm", deadline=None)
-settings.load_profile("chslurm")
+settings.register_profile("chslurm-read-only", settings.get_profile("chslurm"), database=None)
+settings.load_profile("chslurm" if _can_keep else "chslurm-read-only")
 
 
 @pytest.fixture(scope="session")
