@@ -20,6 +20,15 @@ pytestmark = [pytest.mark.real, pytest.mark.alone]  # all jobs at once: others w
 TOP = Path(__file__).parents[2]
 SMALL = ("--cpus-per-task=1", "--mem=1000M")
 PATIENCE_S = 240
+OFTEN = """#!/bin/bash
+# Tell what of other attempts is seen here, work until told to stop, and have enough of it when that was three times.
+ls /ch/meta/sync
+echo begun >>/ch/data1/log
+trap 'echo told to stop | tee -a /ch/data1/log; exit 85' TERM
+[ "$(grep -c begun /ch/data1/log)" -le 3 ] || exit 7
+sleep 1000 &
+wait $!
+"""
 
 
 @pytest.fixture
@@ -107,6 +116,34 @@ def test_templates_do_what_they_say(user: Box) -> None:
     assert read(user, f"examples/array/data/result-{many.id}.*") == "".join(
         f"task 0, guest {guest} of 2: {word}\n" for guest, word in enumerate(("apple", "pear"))
     )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("template", "attempts"), [("chrequeue", "requeue-*"), ("chjob", "charlie.*")])
+def test_a_job_may_be_requeued_at_any_time(user: Box, template: str, attempts: str) -> None:
+    job = submit(user, template, "--job", user.write("often.sh", OFTEN), "--dir", "kept", "--nodes=1")
+
+    def wait_begun(times: int) -> None:
+        wait_for(lambda: read(user, "kept/log").count("begun") == times, PATIENCE_S, lambda: read(user, "ch*.out"))
+
+    def wait_queued(times: int) -> None:
+        pending = {"JobState": "PENDING", "Restarts": str(times)}
+        wait_for(lambda: pending.items() <= job.record().items(), PATIENCE_S, lambda: str(job.record()))
+
+    for times in (1, 2, 3):
+        wait_begun(times)
+        assert user("scontrol", "requeue", job.id).returncode == 0
+        wait_queued(times)
+        assert user.residue() == ""
+        user("scontrol", "update", f"JobId={job.id}", "StartTime=now")
+    record = job.wait(PATIENCE_S)
+    assert (record["JobState"], record["ExitCode"], record["Restarts"]) == ("FAILED", "7:0", "3")
+    ends = [(summary["cause"], summary["exit_status"]) for summary in summaries(user, attempts)]
+    assert ends == [*[("cancelled", 143)] * 3, ("job", 7)]
+    outputs = [path.read_text() for path in sorted(user.folder.glob(f"{attempts}/out/0_job.out"))]
+    assert outputs == [*["0.jobready\ntold to stop\n"] * 3, "0.jobready\n"]
+    assert read(user, "kept/log") == "begun\ntold to stop\n" * 3 + "begun\n"
 
 
 def test_a_terminal_is_led_into_guest_0(user: Box, tmp_path: Path) -> None:
