@@ -158,7 +158,7 @@ def test_without_a_boot_partition_there_is_no_history(kept: Kept) -> None:
 def test_a_file_system_in_a_partition_named_boot_stays_whole(kept_of: MakeKept, image_format: str) -> None:
     """As other systems have it for /boot."""
     kept = kept_of(boot=True, image_format=image_format)
-    run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "boot.ext4", "255M")
+    run("/usr/sbin/mke2fs", "-q", "-t", "ext4", "-b", "4096", "boot.ext4", "255M")
     foreign = Path("boot.ext4").read_bytes()
     write(kept.image, image_format, BOOT_AT, foreign[: 2 * MIB])
     image = read_image(kept.image)
