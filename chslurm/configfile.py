@@ -18,7 +18,7 @@ from chslurm.environment import has_password
 from chslurm.errors import UsageError
 from chslurm.kinds import Accelerator, NetworkKind, TunnelKind
 from chslurm.limits import NO_LIMITS, Limits
-from chslurm.request import parse_choice, parse_cores, parse_job_name, parse_ram_mib, parse_tmp_mib
+from chslurm.request import parse_choice, parse_cores, parse_job_name, parse_log_mib, parse_ram_mib, parse_tmp_mib
 from chslurm.siteconfig import LIMITS, LIMITS_TABLE, SETTINGS, Kind, Setting
 from chslurm.units import parse_count, parse_size_mib, parse_time_limit, quote
 
@@ -41,6 +41,7 @@ _CHECKS: dict[str, Callable[[str, str], object]] = {
     "ram": parse_ram_mib,
     "jobname": parse_job_name,
     "tmp_size": parse_tmp_mib,
+    "log_size": parse_log_mib,
     "time_limit": parse_time_limit,
     "boot_timeout": parse_count,
     "accel": partial(parse_choice, Accelerator),

@@ -177,8 +177,19 @@ class JobDir:
         return self.out / "step.out"
 
 
+def name_first_part(log: PurePath) -> PurePath:
+    """Where the beginning of a log is that has become too long: 0_console.first.out."""
+    return log.with_name(f"{log.stem}.first{log.suffix}")
+
+
+def name_part_before(log: PurePath) -> PurePath:
+    """Where that is of it which came just before what is in it now."""
+    return log.with_name(f"{log.stem}.before{log.suffix}")
+
+
 _OUTPUT = re.compile(
-    r"([0-9]+)_(?:console\.out|job\.out|job\.err|oneguest\.out)|net_[0-9]+_\w+\.out|step\.out", re.ASCII
+    r"([0-9]+)_(?:(?:console|oneguest)(\.first|\.before)?\.out|job\.out|job\.err)|net_[0-9]+_\w+\.out|step\.out",
+    re.ASCII,
 )
 _RUN_FILE = re.compile(
     r"[0-9]+\.(?:overlay|tmp)\.qcow2|plan\.json|peers\.json|trial\.json|netcheck\.json|events\.jsonl|summary\.json",
@@ -192,6 +203,12 @@ def find_guest_of_output(name: str) -> int | None:
     """Return the guest whose file in out/ this is, 0 for one of all guests, None for a file that is not the tool's."""
     found = _OUTPUT.fullmatch(name)
     return int(found[1] or 0) if found else None
+
+
+def is_part(name: str) -> bool:
+    """Say whether a file in out/ is a part of a log that has become too long."""
+    found = _OUTPUT.fullmatch(name)
+    return bool(found and found[2])
 
 
 def is_run_folder(name: str) -> bool:

@@ -152,11 +152,11 @@ class Node:
                     break
                 machine = make_machine(self.plan, guest, offer, disks.root, disks.temporary, tap)
                 log = self.job_dir.guest_log(guest.id)
-                steward = Steward(guest, start_qemu(machine, log, qemu_program, deaf_to=deaf_to), disks, log, tell)
-                self.stewards.append(steward)
-                self._consoles[guest.id] = steward.qemu.console
-                self._ends.append(asyncio.create_task(self._see_out(steward)))
-                self._tell(EventKind.GUEST_STARTED, guest=guest.id, status=steward.qemu.process.pid)
+                qemu = start_qemu(machine, log, self.plan.log_mib, qemu_program, deaf_to=deaf_to)
+                self.stewards.append(Steward(guest, qemu, disks, log, tell))
+                self._consoles[guest.id] = qemu.console
+                self._ends.append(asyncio.create_task(self._see_out(self.stewards[-1])))
+                self._tell(EventKind.GUEST_STARTED, guest=guest.id, status=qemu.process.pid)
         self.fabric.close_taps()
         if self.stewards:
             self._begin(self._tell_facts(self.stewards[0].qemu))

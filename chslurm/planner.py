@@ -128,6 +128,7 @@ def make_plan(request: Request, allocation: Allocation, facts: Facts) -> Plan:
         deadlines=make_deadlines(request, allocation, sizes),
         warnings=(*facts.warnings, *warnings),
         settings=request.settings,
+        log_mib=request.log_mib,
         slurm_version=allocation.slurm_version,
     )
 

@@ -23,8 +23,10 @@ from chslurm.units import parse_count, parse_size_mib, parse_time_limit, quote
 
 MAX_DIRECTORIES = 16
 DEFAULT_TMP_MIB = 4096
+DEFAULT_LOG_MIB = 64
 
 _LEAST_TMP_MIB = 256
+_LEAST_LOG_MIB = 8
 _LEAST_RAM_MIB = 256
 _MAX_ARGUMENTS_BYTES = 48 << 10
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -51,6 +53,7 @@ class RawOptions(TypedDict):
     time_limit: str | None
     tmp_dir: str | None
     tmp_size: str | None
+    log_size: str | None
     accel: str | None
     tunnel: str | None
     network: str | None
@@ -82,6 +85,7 @@ NOTHING_ASKED: RawOptions = {
     "time_limit": None,
     "tmp_dir": None,
     "tmp_size": None,
+    "log_size": None,
     "accel": None,
     "tunnel": None,
     "network": None,
@@ -126,6 +130,7 @@ class Request:
     time_limit_s: float | None
     tmp_dir: PurePath | None
     tmp_mib: int
+    log_mib: int
     accelerator: Accelerator
     tunnel: TunnelKind
     network: NetworkKind
@@ -150,7 +155,7 @@ def make_request(options: RawOptions, cwd: PurePath, limits: Limits) -> Request:
     job_base = _path(options["jobbase"], "--jobbase", cwd) or cwd
     job_dir = _path(options["jobdir"], "--jobdir", job_base)
     cores, boot_timeout = options["cores"], options["boot_timeout"]
-    ram, tmp_size = options["ram"], options["tmp_size"]
+    ram, tmp_size, log_size = options["ram"], options["tmp_size"], options["log_size"]
     guests, time_limit = options["guests"], options["time_limit"]
     job_script, commit = _path(options["job"], "--job", cwd), options["commit"]
     tunnel = parse_choice(TunnelKind, options["tunnel"] or TunnelKind.AUTO, "--tunnel")
@@ -173,6 +178,7 @@ def make_request(options: RawOptions, cwd: PurePath, limits: Limits) -> Request:
         time_limit_s=None if time_limit is None else parse_time_limit(time_limit, "--time-limit"),
         tmp_dir=_path(options["tmp_dir"], "--tmp-dir", cwd),
         tmp_mib=DEFAULT_TMP_MIB if tmp_size is None else parse_tmp_mib(tmp_size, "--tmp-size"),
+        log_mib=DEFAULT_LOG_MIB if log_size is None else parse_log_mib(log_size, "--log-size"),
         accelerator=parse_choice(Accelerator, options["accel"] or Accelerator.AUTO, "--accel"),
         tunnel=choose_allowed(tunnel, limits.tunnels, "--tunnel", limits.say("tunnels")),
         network=choose_allowed(network, limits.networks, "--network", limits.say("networks")),
@@ -231,6 +237,11 @@ def parse_ram_mib(text: str, name: str) -> int:
 def parse_tmp_mib(text: str, name: str) -> int:
     """Return the size of a guest's temporary disk. Raises UsageError."""
     return parse_size_mib(text, name, least=_LEAST_TMP_MIB)
+
+
+def parse_log_mib(text: str, name: str) -> int:
+    """Return how much a guest's console may take in the job directory. Raises UsageError."""
+    return parse_size_mib(text, name, least=_LEAST_LOG_MIB)
 
 
 def parse_job_name(text: str, name: str) -> str:

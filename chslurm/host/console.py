@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console of one guest: all who look see what the guest prints, and each may type. QEMU writes the file itself.
 
-The guest never waits for those who look: one that does not keep up is left behind and dropped.
+The guest never waits for those who look: one that does not keep up is left behind and dropped. What nobody takes from
+QEMU in time (who prints so much that some 200 KB wait) it throws away, and writes it into no file.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+
+from chslurm.host.shortlog import ShortLog
 
 _HISTORY_BYTES = 16384
 """What who comes later gets to see: some screens full."""
@@ -18,15 +21,15 @@ _BEHIND_BYTES = 1 << 20
 
 
 class Console:
-    """Our end of the console; reads from the beginning on, since a guest stands still when nobody takes its output."""
+    """Our end of the console; reads from the beginning on. By what comes here we know how long QEMU's file is."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, log: ShortLog) -> None:
         self.on_size: Callable[[int, int], None] = lambda rows, columns: None
         self._history = bytearray()
         self._viewers: set[asyncio.StreamWriter] = set()
         self._input: asyncio.StreamWriter | None = None
         self._closed = False
-        self._task = asyncio.create_task(self._read(end))
+        self._task = asyncio.create_task(self._read(end, log))
 
     def attach(self, viewer: asyncio.StreamWriter) -> None:
         """Show `viewer` the latest output and all that follows; the end of the guest is the end of its connection."""
@@ -59,11 +62,12 @@ class Console:
             viewer.close()
         self._viewers.clear()
 
-    async def _read(self, end: socket.socket) -> None:
+    async def _read(self, end: socket.socket, log: ShortLog) -> None:
         reader, self._input = await asyncio.open_connection(sock=end)
         try:
             while data := await reader.read(65536):
                 self._show(data)
+                await log.grow(len(data))
         except OSError:  # QEMU has ended
             return
 

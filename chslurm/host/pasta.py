@@ -8,6 +8,7 @@ has no default route. It only makes the link up0; address and route come from ou
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -26,6 +27,8 @@ ADMIN_PATH = {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/b
 """Ordinary users often have no sbin on PATH, and `ip` and `nft` are there."""
 
 _MOST_WORDS = 1 << 20
+"""What it may say: it takes memory, and guests may give it reasons."""
+
 _KEEP = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *NOTICES}
 
 
@@ -55,7 +58,7 @@ class Joiner:
         os.close(self.output)
 
     def _write_log(self) -> str:
-        words = os.pread(self.output, _MOST_WORDS, 0)
+        words = os.pread(self.output, _MOST_WORDS, 0).rstrip(b"\0")
         with contextlib.suppress(OSError):  # the file system is full, or gone: no reason to stop
             self.log.write_bytes(words)
         return words.decode(errors="replace")
@@ -136,7 +139,9 @@ def _pasta(holder: str, netns: str, interface: str, address: str, *options: str)
 
 
 def _start(name: str, argv: Sequence[str], log: Path) -> Joiner:
-    output = os.memfd_create(name)
+    output = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.truncate(output, _MOST_WORDS)
+    fcntl.fcntl(output, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     with _signals_blocked():
         process = spawn(argv, stdout=output, stderr=output)
     return Joiner(name, process, os.pidfd_open(process.pid), output, log)

@@ -25,6 +25,7 @@ from qemu.qmp import EventListener, Message, QMPClient, QMPError
 from chslurm.guest import Machine, make_qemu_argv, make_qemu_environment
 from chslurm.host.console import Console
 from chslurm.host.process import describe_exit, spawn
+from chslurm.host.shortlog import ShortLog
 from chslurm.messages import GUEST_WORD_MAX_BYTES, GuestOrder, GuestWord, decode_guest_word, encode, printable
 
 _REASONS = {
@@ -63,17 +64,18 @@ class Qemu:
         read_words: Callable[[], str],
         qmp: socket.socket,
         control: socket.socket,
-        console: socket.socket,
+        console: Console,
+        log: ShortLog,
     ) -> None:
         self.name = name
         self._read_words = read_words
         self.process = process
-        self.console = Console(console)
+        self.console = console
         self.on_word: Callable[[GuestWord], None] = lambda word: None
         self.on_trouble: Callable[[str], None] = lambda text: None
         self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._reason = ""
-        self._tasks = {asyncio.create_task(self._attend(qmp, control))}
+        self._tasks = {asyncio.create_task(work) for work in (self._attend(qmp, control), log.watch())}
         self._writer: asyncio.StreamWriter | None = None
         self._client = QMPClient(name)
         self.connected = asyncio.Event()
@@ -169,11 +171,16 @@ class Qemu:
 
 
 def start_qemu(
-    machine: Machine, log: PurePath, program: str = "qemu-system-x86_64", *, deaf_to: Sequence[signal.Signals] = ()
+    machine: Machine,
+    log: PurePath,
+    log_mib: int,
+    program: str = "qemu-system-x86_64",
+    *,
+    deaf_to: Sequence[signal.Signals] = (),
 ) -> Qemu:
     """Start the QEMU of `machine`, whose sockets are made here; it never hears the signals it is `deaf_to`.
 
-    Call inside the event loop.
+    Its console and its own words, in `log`, take at most `log_mib` each. Call inside the event loop.
 
     Raises ProcessError when it can't be started. QEMU is killed by the kernel when this process ends.
     """
@@ -189,7 +196,10 @@ def start_qemu(
         process = spawn(argv, stdout=log_file, stderr=log_file, env=env, pass_fds=machine.fds, deaf_to=deaf_to)
     for end in ours:
         end.setblocking(False)
-    return Qemu(machine.name, process, lambda: _read_last_line(log, start), *ours)
+    qmp, control, console = ours
+    shown = Console(console, ShortLog(machine.console, log_mib << 20))
+    words = ShortLog(log, log_mib << 20)
+    return Qemu(machine.name, process, lambda: _read_last_line(log, start), qmp, control, shown, words)
 
 
 async def _exit_of(process: subprocess.Popen[bytes]) -> int:
@@ -209,7 +219,8 @@ async def _exit_of(process: subprocess.Popen[bytes]) -> int:
 def _read_last_line(log: PurePath, start: int) -> str:
     """Return the last line of a log from `start` on, made printable and short; empty when there is none."""
     with suppress(OSError), open(log, "rb") as file:
-        file.seek(max(os.fstat(file.fileno()).st_size - _TAIL_BYTES, start))
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(size - _TAIL_BYTES, start if start <= size else 0))  # it may have begun anew
         lines = file.read().decode(errors="replace").split("\n")
         return next((printable(line.strip()) for line in reversed(lines) if line.strip()), "")
     return ""

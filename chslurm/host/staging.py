@@ -23,7 +23,7 @@ from chslurm.host.files import clear_folder, find_data, make_folder, write_file
 from chslurm.host.keys import render_key_files
 from chslurm.host.lock import check_unlocked, hold_lock, renew_lease
 from chslurm.host.process import make_own_argv
-from chslurm.jobdir import META_FILES, JobDir, find_guest_of_output, is_run_file, is_run_folder
+from chslurm.jobdir import META_FILES, JobDir, find_guest_of_output, is_part, is_run_file, is_run_folder
 from chslurm.meta import make_meta_files
 from chslurm.plan import Plan, plan_to_json
 from chslurm.sshconfig import render_ssh_config
@@ -158,7 +158,7 @@ def _clear(job_dir: JobDir, plan: Plan) -> None:
     for path in Path(job_dir.out).iterdir():
         guest = find_guest_of_output(path.name)
         if guest is not None:
-            _empty(path) if guest < len(plan.guests) else path.unlink()
+            path.unlink() if guest >= len(plan.guests) or is_part(path.name) else _empty(path)
     for path in Path(job_dir.run).iterdir():
         if is_run_file(path.name):
             path.unlink()

@@ -30,6 +30,7 @@ from chslurm.host.console import Console
 from chslurm.host.keymaking import make_cluster_keys
 from chslurm.host.keys import read_cluster_keys, render_key_files
 from chslurm.host.relay import Stream
+from chslurm.host.shortlog import ShortLog
 from chslurm.jobdir import JobDir
 from chslurm.messages import AttachKind, AttachRequest, ConsoleInput, encode
 from chslurm.plan import Mode, Plan, plan_to_json
@@ -104,7 +105,8 @@ def _play(plan: Plan, act: Callable[[Stage], None]) -> Stage:
     async def story() -> Stage:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        stage = Stage(plan, theirs, Console(ours), asyncio.get_running_loop())
+        log = ShortLog(JobDir(Path(plan.job_dir)).console(0), 8 << 20)
+        stage = Stage(plan, theirs, Console(ours, log), asyncio.get_running_loop())
         stage.console.on_size = lambda rows, columns: stage.sizes.append((rows, columns))
         keys = read_cluster_keys(JobDir(Path(plan.job_dir)).keys(plan.cluster_id))
         consoles = {0: stage.console}

@@ -133,6 +133,7 @@ def test_help_is_complete(invoke: Command) -> None:
         "-n -i -d --job --interactive --dir --jobdir --jobbase --jobname --cores --ram --my-size --cleanup --nosync"
     )
     options += " --time-limit --tmp-dir --tmp-size --accel --tunnel --boot-timeout --dry-run --explain --version"
+    options += " --log-size"
     assert [option for option in options.split() if not re.search(rf"(^|\s){option}[\s,]", text)] == []
     assert re.findall(r"^ +(\d+)  ", text, re.MULTILINE) == ["64", "70", "124", "130", "143"]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +49,7 @@ def live(machine: Machine, act: Callable[[Qemu], None]) -> Ending:
     """Start the machine, wait for its hello, do `act` and return how it ended."""
 
     async def story() -> Ending:
-        qemu = start_qemu(machine, machine.console.parent / "log")
+        qemu = start_qemu(machine, machine.console.parent / "log", 8)
         hello = asyncio.Event()
         qemu.on_word = lambda word: hello.set() if word.event is GuestWordKind.HELLO else None
         await asyncio.wait_for(hello.wait(), 10)
@@ -64,6 +66,26 @@ def live(machine: Machine, act: Callable[[Qemu], None]) -> Ending:
 def test_console_is_where_it_was_said_to_be(machine: Machine) -> None:
     live(machine, Qemu.kill)
     assert Path(machine.console).read_text() == "fake guest\n"
+
+
+def test_console_that_is_flooded_is_kept_short(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def boot(qemu: Qemu) -> None:
+        qemu.say(GuestOrder(op="boot"))
+        qemu.power_down()  # heard when it has booted
+
+    monkeypatch.setenv("FAKE_GUEST", "floods")
+    console = Path(machine.console).with_name("0_console.out")
+    assert live(replace(machine, console=console), boot).clean
+    parts = [console.with_name(name).read_bytes() for name in ("0_console.first.out", "0_console.before.out")]
+    newest = console.read_bytes()
+    assert sum(map(len, parts)) + len(newest) <= 8 << 20
+    assert parts[0].startswith(b"fake guest\n000000000\n000000001\n")
+    assert parts[1].startswith(b"[chslurm: what came before this is in ")
+    assert any(part.endswith(b"the end\n") for part in (parts[1], newest))  # it may have begun anew right after that
+    told = rb"\[chslurm: what came before this is in 0_console.before.out, .* (\d+) bytes between them are gone\]\n"
+    match = re.match(told, newest)
+    assert match is not None
+    assert int(match[1]) > 1 << 20
 
 
 def test_orderly_shutdown_is_clean(machine: Machine) -> None:
@@ -98,7 +120,7 @@ def test_panic_is_told_as_such(machine: Machine, monkeypatch: pytest.MonkeyPatch
 
 def test_why_it_gave_up_is_told_in_its_own_words(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> Ending:
-        qemu = start_qemu(machine, log)
+        qemu = start_qemu(machine, log, 8)
         ending = await asyncio.wait_for(qemu.ending, 10)
         qemu.console.close()
         return ending

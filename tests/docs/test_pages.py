@@ -14,7 +14,15 @@ from commandpage import render_command_page
 from chslurm import environment
 from chslurm.errors import ExitCode
 from chslurm.guest_files import ClusterKeys, HostIdentity, make_guest_files
-from chslurm.jobdir import META_FILES, JobDir, find_guest_of_output, is_run_file, is_run_folder
+from chslurm.jobdir import (
+    META_FILES,
+    JobDir,
+    find_guest_of_output,
+    is_run_file,
+    is_run_folder,
+    name_first_part,
+    name_part_before,
+)
 from chslurm.phases import Cause
 from chslurm.plan import Plan
 
@@ -44,6 +52,8 @@ def job_dir_names() -> set[str]:
             names.add(
                 getattr(job_dir, name)(*(_PLACES[what] for what in list(inspect.signature(member).parameters)[1:]))
             )
+    logs = [job_dir.console("N"), job_dir.guest_log("N")]  # type: ignore[arg-type]
+    names |= {name_part(log) for log in logs for name_part in (name_first_part, name_part_before)}
     return {str(path.relative_to("J")) for path in names}
 
 

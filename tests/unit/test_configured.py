@@ -57,6 +57,7 @@ VALUES: dict[str, list[str]] = {
     "jobbase": ["/a", "/b", "/c", "/d"],
     "jobname": ["a", "b", "c", "d"],
     "tmp_size": ["300M", "1G", "4097", "2T"],
+    "log_size": ["8M", "1G", "9", "2T"],
     "tmp_dir": ["/a", "/b", "/c", "/d"],
     "time_limit": ["1", "2:00:00", "3", "1-00"],
     "boot_timeout": ["3", "4", "5", "6"],
@@ -66,7 +67,7 @@ VALUES: dict[str, list[str]] = {
 }
 FIELDS = {
     "guests": "guest_ct", "ram": "ram_mib", "jobbase": "job_base", "jobname": "job_name", "tmp_size": "tmp_mib",
-    "time_limit": "time_limit_s", "boot_timeout": "boot_timeout_s", "accel": "accelerator",
+    "log_size": "log_mib",    "time_limit": "time_limit_s", "boot_timeout": "boot_timeout_s", "accel": "accelerator",
 }  # fmt: skip
 
 

@@ -79,6 +79,7 @@ def test_everything_given(request_of: RequestMaker) -> None:
         ({"ram": "100M"}, "--ram '100M': out of range"),
         ({"cores": str(2**63)}, "--cores"),
         ({"tmp_size": "1"}, "--tmp-size"),
+        ({"log_size": "7M"}, "--log-size"),
         ({"time_limit": "now"}, "--time-limit"),
         ({"boot_timeout": "soon"}, "--boot-timeout"),
         ({"accel": "xen"}, "--accel 'xen': unknown"),
@@ -110,7 +111,7 @@ def test_what_is_refused(request_of: RequestMaker, options: dict[str, Any], word
 
 @given(
     name=st.sampled_from(
-        ["image", "guests", "job", "jobdir", "jobbase", "jobname", "cores", "ram", "tmp_size", "accel", "tunnel"]
+        ["image", "guests", "job", "jobdir", "jobbase", "jobname", "cores", "ram", "tmp_size", "log_size", "accel"]
     ),
     text=st.one_of(st.text(), st.text(alphabet="0123456789GMKT-;,\0\n\udcff./")),
 )
