@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -18,7 +18,8 @@ from chslurm.aftermath import explain_end
 from chslurm.allocation import is_job_over
 from chslurm.errors import UsageError
 from chslurm.host.clusters import register_cluster
-from chslurm.host.files import open_append, write_file
+from chslurm.host.files import write_file
+from chslurm.host.journal import Journal, start_journal
 from chslurm.host.place import prepare_plan
 from chslurm.host.rescue import hold_layers
 from chslurm.host.signals import hear_signals
@@ -199,7 +200,7 @@ class Head:
         """Take in what happens until the cluster is over."""
         turn_s = time.monotonic()
         next_renewal_s = turn_s
-        with open_append(self.job_dir.events) as journal:
+        with start_journal(self.job_dir.events, self.job_dir.root, self.progress.note) as journal:
             self._journal_phase(journal)  # when it all began
             while not self.supervisor.over:
                 happenings = self.step.take(_TICK_S)
@@ -221,7 +222,7 @@ class Head:
         self._show()
         return make_summary(self.plan, self.supervisor, time.monotonic())
 
-    def _take_in(self, happening: Happening, journal: BinaryIO, now_s: float) -> list[Order]:
+    def _take_in(self, happening: Happening, journal: Journal, now_s: float) -> list[Order]:
         if isinstance(happening, signal.Signals):
             if happening in NOTICES:
                 return self._pass_on(happening.name.removeprefix("SIG"))
@@ -230,21 +231,19 @@ class Head:
                 self.progress.note(_ONCE_MORE)
             return self.supervisor.on_signal(cause, text, now_s)
         line = msgspec.json.encode({"unix_s": round(time.time(), 3), **msgspec.to_builtins(happening)})
-        with suppress(OSError):  # a full disk is no reason to stop supervising
-            journal.write(line + b"\n")
+        journal.write(line + b"\n")
         if happening.kind is EventKind.GUEST_STARTED:
             self.viewers.show(self.plan.job_dir, happening.guest)
         if self.trial:
             self.trial.hear(happening)
         return self.supervisor.on_event(happening, now_s)
 
-    def _journal_phase(self, journal: BinaryIO) -> None:
+    def _journal_phase(self, journal: Journal) -> None:
         """Write down what no event tells: that clocks and signals have brought the cluster into another phase."""
         state = (self.supervisor.phase, self.supervisor.cause, self.supervisor.text)
         if state != self._journaled:
             self._journaled = state
-            with suppress(OSError):
-                journal.write(render_phase_entry(self.supervisor, time.time()))
+            journal.write(render_phase_entry(self.supervisor, time.time()))
 
     def _read_signal(self, number: signal.Signals) -> tuple[Cause, str]:
         cause = judge_signal(number, self.plan.end_time_unix_s, time.time())
