@@ -7,7 +7,15 @@ from pathlib import PurePath
 
 import pytest
 
-from chslurm.jobdir import JobDir, find_guest_of_output, is_run_file, is_run_folder
+from chslurm.jobdir import (
+    JobDir,
+    find_guest_of_output,
+    is_part,
+    is_run_file,
+    is_run_folder,
+    name_first_part,
+    name_part_before,
+)
 
 JOB_DIR = JobDir(PurePath("/j"))
 
@@ -38,6 +46,11 @@ def test_every_output_name_is_known_to_be_ours() -> None:
             JOB_DIR.guest_log(guest),
         ):
             assert find_guest_of_output(path.name) == guest
+            assert not is_part(path.name)
+        for log in (JOB_DIR.console(guest), JOB_DIR.guest_log(guest)):
+            for part in (name_first_part(log), name_part_before(log)):
+                assert find_guest_of_output(part.name) == guest
+                assert is_part(part.name)
     assert find_guest_of_output(JOB_DIR.step_log.name) == 0
     assert find_guest_of_output("net_3_pasta.out") == 0
 

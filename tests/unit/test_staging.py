@@ -110,6 +110,8 @@ def test_used_again_only_our_own_files_are_replaced(plan: Plan, plan_of: Callabl
         "run/1.overlay.qcow2",
         "run/summary.json",
         "out/3_job.out",
+        "out/0_console.first.out",
+        "out/0_oneguest.before.out",
         old_keys,
     ]
     theirs = [
