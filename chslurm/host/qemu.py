@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import cast
+from typing import Any, cast
 
 from qemu.qmp import EventListener, Message, QMPClient, QMPError
 
@@ -52,6 +52,16 @@ class Ending:
 
     clean: bool
     why: str
+
+
+class _PatientSocket(socket.socket):
+    """Takes what QEMU does not hear any more: asyncio would close the socket, and what QEMU said in the end be lost."""
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        try:
+            return super().send(data, flags)
+        except (BrokenPipeError, ConnectionResetError):
+            return memoryview(data).nbytes
 
 
 class Qemu:
@@ -194,9 +204,9 @@ def start_qemu(
         machine = replace(machine, qmp_fd=qmp_fd, control_fd=control_fd, console_fd=console_fd)
         argv, env = make_qemu_argv(machine, program), make_qemu_environment(machine)
         process = spawn(argv, stdout=log_file, stderr=log_file, env=env, pass_fds=machine.fds, deaf_to=deaf_to)
-    for end in ours:
+    qmp, control, console = (_PatientSocket(fileno=end.detach()) for end in ours)
+    for end in (qmp, control, console):
         end.setblocking(False)
-    qmp, control, console = ours
     shown = Console(console, ShortLog(machine.console, log_mib << 20))
     words = ShortLog(log, log_mib << 20)
     return Qemu(machine.name, process, lambda: _read_last_line(log, start), qmp, control, shown, words)

@@ -98,6 +98,18 @@ def test_killed_after_the_guest_shut_down_is_not_clean(machine: Machine, monkeyp
     assert live(machine, Qemu.power_down) == Ending(clean=False, why=why)
 
 
+def test_its_last_words_are_heard_though_it_is_told_something_after_its_end(machine: Machine) -> None:
+    async def shut_down(qemu: Qemu) -> None:
+        qemu.say(GuestOrder(op="poweroff"))
+        os.waitid(os.P_PID, qemu.process.pid, os.WEXITED | os.WNOWAIT)  # before anything else is done here
+
+    def quit_late(qemu: Qemu) -> None:
+        qemu.quit()  # writes when the other task has done its work
+        qemu.shut_down = asyncio.create_task(shut_down(qemu))  # type: ignore[attr-defined] # the loop holds it weakly
+
+    assert live(machine, quit_late) == Ending(clean=True, why="shut down")
+
+
 def test_quit_is_not_clean(machine: Machine) -> None:
     assert live(machine, Qemu.quit) == Ending(clean=False, why="quit on order")
 
