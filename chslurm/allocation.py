@@ -174,6 +174,8 @@ def parse_nodelist(text: str, name: str) -> tuple[str, ...]:
         names = tuple(hostlist.expand_hostlist(text, allow_duplicates=True))
     except hostlist.BadHostlist as error:
         raise UsageError(f"{name} {quote(text)}: {error}") from error
+    except RecursionError as error:  # thousands of brackets, or a line break, of which hostlist finds no end
+        raise UsageError(f"{name} {quote(text)}: not a list of nodes") from error
     if not 0 < len(names) <= MAX_HOSTS:
         raise UsageError(f"{name} {quote(text)}: {len(names)} nodes", hint=f"use 1 to {MAX_HOSTS}")
     for node in names:

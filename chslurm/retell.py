@@ -16,7 +16,7 @@ from chslurm.commit import shown_path
 from chslurm.errors import ChslurmError
 from chslurm.host.files import find_data, write_file
 from chslurm.host.follow import FollowedFile, read_journal, read_summary
-from chslurm.jobdir import JobDir
+from chslurm.jobdir import JobDir, name_first_part, name_part_before
 from chslurm.phases import Cause
 from chslurm.plan import Plan
 from chslurm.report import Summary
@@ -143,14 +143,24 @@ def _take_excerpts(account: Account, job_dir: JobDir) -> Iterator[Excerpt]:
 
 
 def _take_excerpt(path: PurePath, name: str) -> Excerpt | None:
-    file = FollowedFile(path)
-    file.skip(max(0, file.measure_new() - _EXCERPT_BYTES))  # looking for lines in what has none could take for ever
-    data, _ = file.read(_EXCERPT_BYTES)
+    data, cut = _read_end(path, _EXCERPT_BYTES)
+    if not cut:  # it may have begun anew a moment ago
+        parts = (_read_end(part(path), _EXCERPT_BYTES - len(data))[0] for part in (name_part_before, name_first_part))
+        earlier = next(filter(None, parts), b"")
+        data, cut = earlier + data, bool(earlier)
     sanitizer = Sanitizer()
     text = sanitizer.feed(data) + sanitizer.finish()
     lines = [line if len(line) <= _LINE_CHARACTERS else f"{line[:_LINE_CHARACTERS]}…" for line in text.splitlines()]
-    cut = file.offset > len(data) or len(lines) > _EXCERPT_LINES
+    cut = cut or len(lines) > _EXCERPT_LINES
     return Excerpt(name, "\n".join(lines[-_EXCERPT_LINES:]), cut) if text.strip() else None
+
+
+def _read_end(path: PurePath, most_bytes: int) -> tuple[bytes, bool]:
+    """Return the end of a file, and whether there is more: looking for lines in what has none could take for ever."""
+    file = FollowedFile(path)
+    left_out = max(0, file.measure_new() - most_bytes)
+    file.skip(left_out)
+    return file.read(most_bytes)[0], left_out > 0
 
 
 def _find_cwd() -> Path | None:

@@ -166,6 +166,11 @@ def test_of_one_that_failed_the_ends_of_files_are_quoted(run: Run, story: Story,
     (out / "1_console.out").write_bytes(b"\x1b[2J\x07<b>last\xff words\n")
     assert run("c")[0] == 0
     assert "<pre>^G&lt;b&gt;last\\xff words</pre>" in (cwd / "c" / "report.html").read_text()
+    (out / "1_console.out").write_bytes(b"begun anew\n")
+    for part, said in (("first", b"early\n"), ("before", b"x" * 20000 + b"\nlate\n")):
+        (out / f"1_console.{part}.out").write_bytes(said)
+        assert run("c")[0] == 0
+        assert f"{said[-6:].decode()}begun anew</pre>" in (cwd / "c" / "report.html").read_text()
 
 
 def test_one_that_runs_is_told_so_far(run: Run, story: Story, cwd: Path) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chslurm.allocation import (
@@ -184,6 +184,8 @@ def test_a_job_id_makes_an_allocation() -> None:
 
 
 @given(st.sampled_from(sorted(JOB)), st.text(alphabet=st.sampled_from("n0123456789[](x),-; \n")))
+@example("SLURM_JOB_NODELIST", "[][\n]")
+@example("SLURM_JOB_NODELIST", "n" + "[1]" * 2000)
 def test_any_text_makes_an_allocation_or_an_error(name: str, value: str) -> None:
     try:
         make_allocation({**JOB, name: value}, SlurmRecords(nodes=NODES))
