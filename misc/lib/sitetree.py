@@ -166,8 +166,10 @@ def install(options: argparse.Namespace) -> None:
         prefix.add_module_files(wheel.version)
         if options.default or prefix.default() is None:
             prefix.switch(wheel.version)
-        say(f"the default version is {prefix.default()}; module files: {prefix.path}/modulefiles, and for Environment")
-        say(f"Modules {prefix.path}/modulefiles-tcl; without modules: PATH={prefix.path}/default/bin:$PATH")
+        other = "" if prefix.default() == wheel.version else f"; --switch {wheel.version} makes this one that"
+        say(f"the default version is {prefix.default()}{other}")
+        say(f"module files: {prefix.path}/modulefiles; for Environment Modules: {prefix.path}/modulefiles-tcl")
+        say(f"without modules: PATH={prefix.path}/default/bin:$PATH")
 
 
 def check_same(tree: Path, wheel: Wheel, python: Python) -> None:
@@ -195,8 +197,10 @@ def uninstall(options: argparse.Namespace) -> None:
             if foreign := find_foreign(tree):
                 raise Refused(f"can't remove {tree}: not installed by us: {', '.join(foreign[:3])}; move it away")
             if (users := find_users(tree)) and not options.force:
+                more = f" and {len(users) - 3} more" if len(users) > 3 else ""
                 raise Refused(
-                    f"can't remove {tree}: in use on this host by {', '.join(users[:3])}; wait, or end it with --force"
+                    f"can't remove {tree}: in use on this host by {', '.join(users[:3])}{more}; wait, or remove it with"
+                    " --force: what runs loses its files"
                 )
         for version in chosen:
             prefix.remove(version)

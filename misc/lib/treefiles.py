@@ -57,7 +57,7 @@ def make_tree(tree: Path, wheel: Wheel, python: Python, templates: Path, wheelho
     packages.mkdir(parents=True)
     pip = make_pip(python, tree.parent)
     options = ["--root-user-action=ignore", "--target", str(packages), *from_where(wheelhouse)]
-    call([*pip, "install", *options, wheel.path], f"can't install {wheel.path.name} with what it needs")
+    call([*pip, "install", *options, wheel.path], f"can't install {wheel.path.name} with what it needs", tree.parent)
     _forget_places(packages)
     _make_venv(tree / "venv", python, wheel)
     for name, module in PROGRAMS.items():

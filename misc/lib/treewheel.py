@@ -19,6 +19,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 LEAST = (3, 11)
 
 _WHEEL = re.compile(r"chslurm-(\d[A-Za-z0-9.!+_]*)-[^-]+-[^-]+-[^-]+\.whl")
+_ERROR = "ERROR: "
+_LONGEST = 300
 _ASK = """import json, os, sys
 from importlib.util import find_spec
 program = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
@@ -48,7 +50,10 @@ class Wheel:
 def find_python(name: str) -> Python:
     """Return the interpreter that is meant, which is never that of a venv. Raises Refused."""
     done = call([name, "-I", "-c", _ASK], f"can't use --python {name}")
-    program, major, minor, has_pip = json.loads(done)
+    try:
+        program, major, minor, has_pip = json.loads(done)
+    except ValueError as error:
+        raise Refused(f"can't use --python {name}: it is not a Python") from error
     if (major, minor) < LEAST:
         raise Refused(f"can't use --python {name}: it is Python {major}.{minor}; chslurm needs 3.11 or newer")
     return Python(program, (major, minor), has_pip)
@@ -56,13 +61,15 @@ def find_python(name: str) -> Python:
 
 def find_wheel(given: Path | None, wheelhouse: Path | None, python: Python, work: Path) -> Wheel:
     """Return the wheel that is given, or the newest of the wheelhouse, or one of this checkout. Raises Refused."""
+    if wheelhouse is not None and not wheelhouse.is_dir():
+        raise Refused(f"can't use --wheelhouse {wheelhouse}: no such folder")
     if given is None and wheelhouse is not None:
         found = [path for path in wheelhouse.glob("chslurm-*.whl") if _WHEEL.fullmatch(path.name)]
         given = max(found, key=lambda path: path.stat().st_mtime, default=None)
     if given is None:
         pip = make_pip(python, work)
         words: list[str | Path] = ["wheel", "--no-deps", "--wheel-dir", work, *from_where(wheelhouse), CHECKOUT]
-        call([*pip, *words], f"can't make a wheel of {CHECKOUT}")
+        call([*pip, *words], f"can't make a wheel of {CHECKOUT}", work)
         given = next(work.glob("chslurm-*.whl"))
     match = _WHEEL.fullmatch(given.name)
     if match is None:
@@ -90,13 +97,24 @@ def from_where(wheelhouse: Path | None) -> list[str]:
     return [] if wheelhouse is None else ["--no-index", f"--find-links={os.path.abspath(wheelhouse)}"]
 
 
-def call(words: Sequence[str | Path], purpose: str) -> str:
-    """Run a program and return what it prints. Raises Refused with its last words."""
+def call(words: Sequence[str | Path], purpose: str, work: Path | None = None) -> str:
+    """Run a program and return what it prints; its temporary files are in `work`. Raises Refused with why."""
+    environment = None if work is None else os.environ | {"TMPDIR": str(work)}  # there it is removed even after a kill
     try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment
+        )
     except OSError as error:
         raise Refused(f"{purpose}: {error.strerror}") from error
     if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise Refused(f"{purpose}: {last}")
+        raise Refused(
+            f"{purpose}: {_pick_cause(done.stderr) or _pick_cause(done.stdout) or f'exit status {done.returncode}'}"
+        )
     return done.stdout
+
+
+def _pick_cause(text: str) -> str:
+    """Return the last error that pip names, behind which it may go on for long; of other programs the last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    causes = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    return (causes or lines or [""])[-1][:_LONGEST]

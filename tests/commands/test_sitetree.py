@@ -97,7 +97,9 @@ def refusal(result: Result) -> str:
 def test_two_versions_and_nothing_left(install: Install, prefix: Path) -> None:
     assert re.search(r"^install: installed .*/1\.0\n", done(install(version="1.0", umask=0o077)))
     check_modes(prefix)
-    done(install("--default", version="1.1"))
+    told = done(install(version="1.1"))
+    assert "the default version is 1.0; --switch 1.1 makes this one that\n" in told
+    done(install("--switch", "1.1"))
     assert run(prefix / "default/bin/vcluster", "a b", "c") == "vcluster 1.1 a b c"
     done(install("--uninstall"))
     assert listing(prefix.parent.parent) == []
@@ -236,7 +238,7 @@ def waiting(both: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_what_runs_keeps_its_version(install: Install, both: Path, waiting: subprocess.Popen[str]) -> None:
     done(install("--switch", "1.1"))
-    users = rf"in use on this host by chrun \(pid {waiting.pid} of \w+\); wait, or end it with --force"
+    users = rf"in use on this host by chrun \(pid {waiting.pid} of \w+\); wait, or remove it with --force"
     assert re.search(users, refusal(install("--uninstall", "1.0")))
     assert f"chrun (pid {waiting.pid} of " in install("--list").stdout
     assert "in use" in refusal(install("--uninstall"))
@@ -260,6 +262,7 @@ def test_bad_usage(install: Install, words: str, message: str) -> None:
 
 
 def test_what_can_not_be_installed(install: Install, prefix: Path, tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
     (tmp_path / "chslurm-2.0-py3-none-any.whl").write_text("no wheel")
     (tmp_path / "other-2.0-py3-none-any.whl").touch()
     (tmp_path / "python").write_text("#!/bin/sh\necho '[\"/usr/bin/python3.9\", 3, 9, true]'\n")
@@ -270,13 +273,18 @@ def test_what_can_not_be_installed(install: Install, prefix: Path, tmp_path: Pat
         f"--wheel={tmp_path}/other-2.0-py3-none-any.whl": "not the name of a wheel of chslurm",
         f"--python={tmp_path}/none": "can't use --python .*: No such file or directory",
         f"--python={tmp_path}/python": r"it is Python 3\.9; chslurm needs 3\.11 or newer",
+        "--python=/bin/echo": "can't use --python /bin/echo: it is not a Python",
+        f"--wheelhouse={tmp_path}/none": "can't use --wheelhouse .*/none: no such folder",
+        f"--wheelhouse={tmp_path}/wheels": "can't make a wheel of .*: No matching distribution found for hatch",
     }.items():
         assert re.search(message, refusal(install(words)))
         assert listing(prefix.parent.parent) == []
 
 
 @pytest.mark.parametrize("verb", ["install", "uninstall", "switch"])
-def test_killed_at_any_moment(install: Install, both: Path, wheels: dict[str, Path], model: Path, verb: str) -> None:
+def test_killed_at_any_moment(
+    install: Install, both: Path, wheels: dict[str, Path], model: Path, tmp_path: Path, verb: str
+) -> None:
     """Each kill comes at another moment; afterwards each version that is seen works, and all goes on."""
     words = {
         "install": ["--default", f"--wheel={wheels['1.1']}", f"--wheelhouse={wheels['1.1'].parent}"],
@@ -284,20 +292,22 @@ def test_killed_at_any_moment(install: Install, both: Path, wheels: dict[str, Pa
         "switch": ["--switch", "1.1"],
     }[verb]
     chance = random.Random(verb)
+    (tmp_path / "tmp").mkdir()
     for _ in range(4 if verb == "install" else 8):
         shutil.rmtree(both)
         shutil.copytree(model, both, symlinks=True)
         if verb == "install":
             done(install("--uninstall", "1.1"))
         argv = [str(INSTALL), f"--prefix={both}", *words]
-        process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, start_new_session=True)
+        environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+        process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, start_new_session=True, env=environment)
         time.sleep(chance.uniform(0.05, 2.0 if verb == "install" else 0.4))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         check_whole(both)
     done(install(version="1.1"))
     check_whole(both)
-    assert [*both.glob(".new-*"), *both.glob(".old-*")] == []
+    assert [*both.glob(".new-*"), *both.glob(".old-*"), *(tmp_path / "tmp").iterdir()] == []
     done(install("--uninstall"))
     assert not both.exists()
 
