@@ -20,11 +20,13 @@ whatis("Version: " .. version)
 whatis("Category: tools, virtual machines")
 whatis("Description: Private clusters of virtual machines as ordinary SLURM jobs")
 help([[
-chrun starts a cluster of virtual machines on the nodes of a SLURM job, with root inside; vcluster is the same on a workstation.
+chrun starts a cluster of virtual machines on the nodes of a SLURM job, with root
+inside; vcluster is the same on a workstation.
 
-    chrun --job job.sh --dir data image.qcow2     in a batch script, or after salloc
-    chrun --help; chslurm --help                  all options, all other commands
-    chslurm paths                                 where batch templates, examples and manual pages are
+    chslurm template new chjob       writes a batch script to start from; template list: others
+    chslurm doctor                   says what a launch lacks here, and what to do about it
+    chrun --help; chslurm --help     all options; all other commands
+    man chrun; chslurm paths         the manual; where examples and all else are
 ]])
 
 prepend_path("PATH", pathJoin(tree, "bin"))
