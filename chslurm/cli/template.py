@@ -48,7 +48,7 @@ def show(name: str) -> None:
     click.echo(_choose(name).text, nl=False)
 
 
-@template.command(epilog=_EPILOG)
+@template.command(epilog=_EPILOG, short_help="Write a batch script with your values in it.")
 @click.argument("name", shell_complete=_complete_names)
 @click.argument("arguments", metavar="[-- ARGUMENTS...]", nargs=-1)
 @click.option("-o", "--output", type=FILE, help="The file to write. Default: NAME.sh.")
@@ -90,10 +90,14 @@ def new(name: str, arguments: tuple[str, ...], output: str | None, force: bool, 
         write_file(path, text.encode(), 0o755)
     except OSError as error:
         raise ChslurmError(f"can't write {path}: {error.strerror}") from error
-    click.echo(f"{path}: written; start it with: {Template('', text).starter} {shlex.quote(str(path))}")
+    click.echo(f"{path}: written")
     if left := list_examples(text, examples):
         advice = "" if examples == there else f"; have them here: cp -r {shlex.quote(str(there))} ."
         click.echo(f"still from the examples: {', '.join(left)}{advice}")
+    starter = Template("", text).starter
+    if os.environ.get("CHSLURM_IMAGE"):  # of the user's, or of the module: no example of one is needed
+        starter = starter.rpartition(" ")[2]
+    click.echo(f"start it with: {starter} {shlex.quote(str(path))}")
 
 
 def _read_all() -> dict[str, Template]:
