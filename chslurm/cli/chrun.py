@@ -13,8 +13,9 @@ import click
 
 from chslurm import __version__
 from chslurm.cli.entry import run_command
-from chslurm.cli.options import DIR, FILE, IMAGE, AfterDashes, find_current_directory
+from chslurm.cli.options import DIR, FILE, IMAGE, AfterDashes, Word, find_current_directory
 from chslurm.errors import ChslurmError
+from chslurm.kinds import Accelerator, NetworkKind, TunnelKind
 
 if TYPE_CHECKING:
     from chslurm.request import RawOptions, Request
@@ -63,15 +64,19 @@ A job may end with the same numbers: run/summary.json in the job directory names
 )
 @click.option("--time-limit", metavar="TIME", help="End the cluster after MINUTES, H:MM:SS or D-HH:MM:SS.")
 @click.option("--boot-timeout", metavar="SECONDS", help="Give up when a guest is not ready after so long.")
-@click.option("--accel", metavar="WHAT", help="auto, kvm or tcg (emulation). Default: KVM where it works.")
+@click.option(
+    "--accel", metavar="WHAT", type=Word(Accelerator), help="auto, kvm or tcg (emulation). Default: KVM where it works."
+)
 @click.option(
     "--tunnel",
     metavar="WHAT",
+    type=Word(TunnelKind),
     help="auto, wireguard or vxlan: what joins the hosts of a job. Default: WireGuard where all can.",
 )
 @click.option(
     "--network",
     metavar="WHAT",
+    type=Word(NetworkKind),
     help="auto, site (made by root) or rootless. Default: that of root where there is one with room.",
 )
 @click.option(

@@ -42,7 +42,7 @@ def _run(command: click.Command, name: str) -> int:
         click.echo(error.format_message(), err=True)
         return ExitCode.USAGE
     except click.ClickException as error:
-        hint = f"; see {_path_of(error, name)} --help" if isinstance(error, click.UsageError) else ""
+        hint = f"; see {_path_of(error, command, name)} --help" if isinstance(error, click.UsageError) else ""
         return _tell(name, _one_line(error.format_message()).rstrip(".") + hint, ExitCode.USAGE)
     except ChslurmError as error:
         for line in (str(error), *error.causes):
@@ -61,9 +61,17 @@ def _run(command: click.Command, name: str) -> int:
         )
 
 
-def _path_of(error: click.UsageError, name: str) -> str:
-    """The command whose help tells more."""
-    return error.ctx.command_path if error.ctx else name
+def _path_of(error: click.UsageError, command: click.Command, name: str) -> str:
+    """The command whose help tells more. Click does not say whose option it was that has no value."""
+    if error.ctx:
+        return error.ctx.command_path
+    path, context = name, click.Context(command)
+    for word in sys.argv[1:]:
+        found = command.get_command(context, word) if isinstance(command, click.Group) else None
+        if found is None:
+            break
+        command, path = found, f"{path} {word}"
+    return path
 
 
 def _tell(name: str, text: str, status: ExitCode) -> ExitCode:

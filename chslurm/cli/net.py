@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chslurm.cli.options import DIR, FILE, IMAGE, find_current_directory, make_path
+from chslurm.cli.options import DIR, FILE, IMAGE, Word, find_current_directory, make_path
+from chslurm.kinds import NetworkKind, TunnelKind
 from chslurm.site import CONFIG_FILE, render_site
 from chslurm.slurmjob import SETTINGS_FILE
 
@@ -62,9 +63,15 @@ def workstation(verb: str, config: str, explain: bool) -> int:
 @click.option("-n", "guests", metavar="N", help="Guests. Default: two on each host.")
 @click.option("--jobdir", type=DIR, help="Job directory. Default: netcheck with the date.")
 @click.option(
-    "--network", metavar="WHAT", default="auto", help="auto, site or rootless, as of chrun. In a job auto is rootless."
+    "--network",
+    metavar="WHAT",
+    type=Word(NetworkKind),
+    default="auto",
+    help="auto, site or rootless, as of chrun. In a job auto is rootless.",
 )
-@click.option("--tunnel", metavar="WHAT", default="auto", help="auto, wireguard or vxlan, as of chrun.")
+@click.option(
+    "--tunnel", metavar="WHAT", type=Word(TunnelKind), default="auto", help="auto, wireguard or vxlan, as of chrun."
+)
 @click.option("--second-user", metavar="NAME", help="By sudo, for what another user of a node could do.")
 @click.option("--control-for", type=FILE, help="This is the control of that check, in a network without filters.")
 @click.option("--boot-timeout", metavar="SECONDS", help="Give up when a guest is not ready after so long.")

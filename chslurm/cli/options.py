@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -105,6 +106,18 @@ class AfterDashes(click.Command):
         left = super().parse_args(ctx, args[:dashes])
         ctx.params["arguments"] = (*(ctx.params.get("arguments") or ()), *args[dashes + 1 :])
         return left
+
+
+class Word(_Text):
+    """One of a few words, which the request checks; the shell is offered them."""
+
+    name = "what"
+
+    def __init__(self, words: type[StrEnum]) -> None:
+        self.words = words
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+        return _offer(list(self.words), incomplete)
 
 
 FILE, DIR, IMAGE = Place("file"), Place("dir"), ImageFile()

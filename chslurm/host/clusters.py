@@ -135,7 +135,7 @@ def read_cluster(root: Path) -> Cluster:
     job_dir = JobDir(root)
     try:
         if root.stat().st_uid != os.geteuid() or read_marker(root) is None:
-            raise UsageError(f"{name}: not one of yours that this tool made")
+            raise ChslurmError("not one of yours that this tool made")
         plan = plan_from_json(_read_own(Path(job_dir.plan), _PLAN_MAX_BYTES))
         running = is_held(job_dir.lock, job_dir.lease(plan.cluster_id), read_clock=_read_clock)
     except FileNotFoundError as error:
@@ -155,9 +155,9 @@ def select_cluster(name: str | None, cwd: Path, *, allow_ended: bool = False) ->
     is none, when it could be several, or when it has ended and `allow_ended` is not set.
     """
     if name:
-        cluster = _find_named(name, cwd, f"cluster {quote(name)}")
+        cluster = _find_named(name, cwd, f"cluster {quote(name)}", allow_ended)
     elif name := os.environ.get(CLUSTER_VARIABLE):
-        cluster = _find_named(name, cwd, f"{CLUSTER_VARIABLE} {quote(name)}")
+        cluster = _find_named(name, cwd, f"{CLUSTER_VARIABLE} {quote(name)}", allow_ended)
     else:
         cluster = _find_around(cwd) or _find_single(allow_ended)
     if not cluster.running and not allow_ended:
@@ -176,12 +176,12 @@ def _find_around(cwd: Path) -> Cluster | None:
 def _find_single(allow_ended: bool) -> Cluster:
     clusters = find_clusters()
     if not clusters:
-        hint = "name the job directory of one that has ended with -c" if allow_ended else "chrun starts one"
+        hint = "name the job directory of one that has ended" if allow_ended else "chrun starts one"
         raise UsageError("no cluster of yours runs", hint=hint)
     return _only(clusters, f"{len(clusters)} clusters of yours run")
 
 
-def _find_named(name: str, cwd: Path, what: str) -> Cluster:
+def _find_named(name: str, cwd: Path, what: str, allow_ended: bool) -> Cluster:
     path = Path(os.path.realpath(cwd / name))
     here = [read_cluster(path)] if "/" in name or _is_own(path) else []
     if "/" in name:
@@ -196,7 +196,8 @@ def _find_named(name: str, cwd: Path, what: str) -> Cluster:
     ):
         if fits:
             return _only(fits, f"{what}: could be {len(fits)}")
-    raise UsageError(f"{what}: none of yours that runs is called so", hint="chslurm ps shows them")
+    ended = "; name one that has ended by its job directory" if allow_ended else ""
+    raise UsageError(f"{what}: none of yours that runs is called so", hint=f"chslurm ps shows them{ended}")
 
 
 def _is_own(folder: Path) -> bool:

@@ -26,6 +26,7 @@ from terminals import Window, start_tmux
 from chslurm.cli.chrun import chrun
 from chslurm.cli.entry import run_command
 from chslurm.cli.main import chslurm
+from chslurm.cli.oneguest import oneguest
 from chslurm.host import clusters
 from chslurm.host.clusters import read_cluster, register_cluster
 from chslurm.host.lock import hold_lock
@@ -130,7 +131,7 @@ def test_without_clusters_it_says_so(run: Run) -> None:
     assert run("ps", "--json") == (0, "[]\n", "")
     status, _, text = run("status")
     assert (status, text) == (
-        64, "chslurm: no cluster of yours runs; name the job directory of one that has ended with -c\n",
+        64, "chslurm: no cluster of yours runs; name the job directory of one that has ended\n",
     )  # fmt: skip
 
 
@@ -566,6 +567,28 @@ def test_other_shells_are_answered(
     assert (end.value.code, capsys.readouterr().out.split("\n")[:2]) == (
         0, ["plain", "charlie.1"] if shell == "zsh" else ["plain,charlie.1", ""],
     )  # fmt: skip
+
+
+def test_words_of_a_choice_are_offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, offered in {
+        "chrun --tunnel ": ["auto", "wireguard", "vxlan"],
+        "oneguest --accel k": ["kvm"],
+        "chslurm net check --network ro": ["rootless"],
+    }.items():
+        program = words.split()[0]
+        monkeypatch.setenv(f"_{program.upper()}_COMPLETE", "bash_complete")
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        with pytest.raises(SystemExit):
+            run_command({"chrun": chrun, "oneguest": oneguest, "chslurm": chslurm}[program], program)
+        assert capsys.readouterr().out.split() == [f"plain,{word}" for word in offered]
+
+
+@pytest.mark.parametrize("words", [("report", "--json"), ("image", "create", "--size")])
+def test_an_option_without_its_value_leads_to_its_own_help(run: Run, words: tuple[str, ...]) -> None:
+    *path, option = words
+    told = f"chslurm: Option '{option}' requires an argument; see chslurm {' '.join(path)} --help\n"
+    assert run(*words) == (64, "", told)
 
 
 def test_an_unknown_shell_is_refused(run: Run) -> None:

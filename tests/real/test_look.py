@@ -113,7 +113,8 @@ def test_where_we_are_and_what_we_say_tell_which_is_meant(job: Job) -> None:
         assert json.loads(box(*command).stdout)["job_dir"] == str(job.dir), command
     done = box("chslurm", "status", "-c", "nothing")
     assert (done.returncode, done.stderr) == (
-        64, "chslurm: cluster 'nothing': none of yours that runs is called so; chslurm ps shows them\n",
+        64, "chslurm: cluster 'nothing': none of yours that runs is called so; chslurm ps shows them;"
+        " name one that has ended by its job directory\n",
     )  # fmt: skip
 
 

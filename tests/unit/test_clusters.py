@@ -305,6 +305,8 @@ def test_a_name_an_id_a_beginning_or_a_path(tmp_path: Path, start: StartHead, mo
         select_cluster("ch", tmp_path)
     with pytest.raises(UsageError, match="cluster 'x': none of yours that runs is called so; chslurm ps shows them"):
         select_cluster("x", tmp_path)
+    with pytest.raises(UsageError, match="chslurm ps shows them; name one that has ended by its job directory"):
+        select_cluster("x", tmp_path, allow_ended=True)
     monkeypatch.setenv(clusters.CLUSTER_VARIABLE, "charlie.12")
     assert select_cluster(None, tmp_path / "a" / "charlie.1").plan == second
     assert select_cluster("charlie.1", tmp_path).plan == first
@@ -359,7 +361,7 @@ def test_paths_that_are_no_job_directory_are_told(tmp_path: Path, job_dir_of: Ca
         "broken": "can't read the plan",
         "linked": "Too many levels of symbolic links",
     }.items():
-        with pytest.raises(UsageError, match=f"{name}': {cause}"):
+        with pytest.raises(UsageError, match=f"^job directory '{tmp_path}/{name}': {cause}"):
             select_cluster(f"./{name}", tmp_path, allow_ended=True)
 
 
