@@ -66,8 +66,10 @@ def write_file(path: PurePath, data: bytes, mode: int = 0o600) -> None:
             file.write(data)
             os.fchmod(fd, mode)
         os.rename(aside, path)
-    except BaseException:
+    except BaseException as error:
         Path(aside).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # no space: a descriptor has no name
+            error.filename = str(path)
         raise
 
 

@@ -72,7 +72,7 @@ def try_step(environment: Mapping[str, str]) -> Tried | None:
     except ProcessError as error:
         return Tried(trouble=error.message)
     if done.status:
-        return Tried(trouble=_first_line(done.stderr) or f"srun --overlap ended with {done.status}")
+        return Tried(trouble=_first_error(done.stderr) or f"srun --overlap ended with {done.status}")
     return Tried("srun --overlap runs beside this one")
 
 
@@ -81,7 +81,7 @@ def _ask(*argv: str, timeout_s: float = _PING_S) -> Tried:
         done = run(argv, timeout_s=timeout_s, check=False)
     except ProcessError as error:
         return Tried(trouble=error.message)
-    line = _first_line(done.stdout if done.status == 0 else done.stderr)
+    line = _first_line(done.stdout) if done.status == 0 else _first_error(done.stderr)
     down = done.status != 0 or (argv[1:] == ("ping",) and " is DOWN" in line)
     return Tried(trouble=line or f"{argv[0]} ended with {done.status}") if down else Tried(line)
 
@@ -99,6 +99,12 @@ def _list_mpi() -> list[str]:
         return []
     words = [first or second for first, second in _MPI_TYPE.findall(done.stdout + done.stderr)]
     return [word for word in dict.fromkeys(words) if word != "none"]
+
+
+def _first_error(text: str) -> str:
+    """What went wrong, as a program of SLURM says it; remarks of its plugins may stand before."""
+    lines = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if re.match(r"\w+: (error|fatal): ", line)), _first_line(text))
 
 
 def _first_line(text: str) -> str:

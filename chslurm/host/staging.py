@@ -76,7 +76,8 @@ def start_job_dir(plan: Plan, *, reuse: bool) -> Iterator[Plan]:
             stack.callback(_remove, job_dir.ssh_config)
             plan = _fill(job_dir, dataclasses.replace(plan, job_dir=str(root)))
         except OSError as error:
-            raise ChslurmError(f"can't write {_name(root)}: {error.strerror}: {error.filename}") from error
+            where = f": {error.filename}" if error.filename else ""
+            raise ChslurmError(f"can't write {_name(root)}: {error.strerror}{where}") from error
         yield plan
 
 

@@ -316,6 +316,13 @@ def test_whoever_waits_says_so_before_nobody_listens_any_more(
     assert rows[Topic.JOB].found.startswith("42 on cn[001-003]")
 
 
+def test_a_step_that_fails_is_told_by_its_error(say: Callable[[str], None]) -> None:
+    remark = "srun: cluster configuration lacks support for cpu binding"
+    say(f"echo '{remark}' >&2; echo 'srun: error: Invalid job id' >&2; exit 1")
+    rows = {row.topic: row for row in story.check_host(Patient(Needs(), None, Path("/")), story._OF_SLURM, JOB)}
+    assert (rows[Topic.STEPS].verdict, rows[Topic.STEPS].found) == (Verdict.FAILED, "srun: error: Invalid job id")
+
+
 def test_a_controller_that_hangs_is_not_a_file_server() -> None:
     (row,) = story._read(None, (Topic.JOB,))
     assert (row.verdict, row.remedy) == (Verdict.WARNING, "scontrol ping says whether the controller answers")

@@ -113,7 +113,7 @@ def test_a_full_disk(host: BrokenHost) -> None:
     assert (status, rows["job directories"]) == (1, ("failed", *row))
     assert rows["temporary disks"] == ("failed", row[0], row[1].replace("jobbase", "tmp-dir"))
     status, lines = host.launch("--jobdir=full/c")
-    told = "can't write job directory '~/full/c': No space left on device: None"
+    told = "can't write job directory '~/full/c': No space left on device: ~/full/c/.chslurm"
     assert (status, lines[0]) == (70, told)
     assert lines[1:] == [f"doctor: job directories: {'; '.join(row)}".replace("~/full", "~/full/c")]
 
