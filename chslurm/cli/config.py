@@ -59,8 +59,8 @@ def check(file: str | None, site: bool) -> None:
 
     if file is None:
         read_settings(os.environ)
-        files = [each for each in find_config_files(os.environ) if each.exists]
-        click.echo(f"good: {', '.join(str(each.path) for each in files) or 'no settings file'}, and variables")
+        files = ", ".join(str(each.path) for each in find_config_files(os.environ) if each.exists)
+        click.echo(f"good: {files}, and variables" if files else "good: variables; there is no settings file")
         return
     origin = Origin.SITE if site else Origin.USER
     read_config(ConfigFile(origin, make_path(file).absolute(), exists=True), os.environ)

@@ -155,6 +155,7 @@ def find_users(tree: Path) -> list[str]:
             words = (process / "cmdline").read_bytes().split(b"\0")
             if words[0].endswith(_PYTHON) and os.path.samestat(os.stat(words[0][: -len(_PYTHON)]), wanted):
                 what = next((word for word in words[2:] if word != b"-m"), b"").decode(errors="replace")
+                what = next((name for name, module in PROGRAMS.items() if module == what), what)
                 shown = "".join(letter if letter.isprintable() else "?" for letter in what.rpartition("/")[2][:60])
                 users.append(f"{shown} (pid {process.name} of {_name_user(process.stat().st_uid)})")
     return users

@@ -303,7 +303,7 @@ def test_check_says_what_is_wrong(
     assert err == f"chslurm: can't use settings: {draft}: limits: only the site sets them; remove them\n"
     status, _, err = invoke(umbrella, "config", "check", "--site", str(draft))
     assert (status, "limits.guests_per_node '0': out of range" in err) == (64, True)
-    assert invoke(umbrella, "config", "check")[1] == "good: no settings file, and variables\n"
+    assert invoke(umbrella, "config", "check")[1] == "good: variables; there is no settings file\n"
     user_file.write_text("guests = 3")
     assert invoke(umbrella, "config", "check")[1] == f"good: {user_file}, and variables\n"
     monkeypatch.setenv("CHSLURM_TUNNEL", "ipsec")

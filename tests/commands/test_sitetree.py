@@ -241,6 +241,12 @@ def test_what_runs_keeps_its_version(install: Install, both: Path, waiting: subp
     users = rf"in use on this host by chrun \(pid {waiting.pid} of \w+\); wait, or remove it with --force"
     assert re.search(users, refusal(install("--uninstall", "1.0")))
     assert f"chrun (pid {waiting.pid} of " in install("--list").stdout
+    argv = [str(both / "1.0/venv/bin/python3"), "-I", "-m", "chslurm.cli.oneguest", "--wait"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as step:
+        assert step.stdout is not None
+        assert step.stdout.readline() == "waiting\n"
+        assert re.search(rf"[ ,]oneguest \(pid {step.pid} of ", install("--list").stdout)
+        step.kill()
     assert "in use" in refusal(install("--uninstall"))
     assert run(both / "1.0/bin/chrun") == "chrun 1.0"
     done(install("--uninstall", "--force", "1.0"))

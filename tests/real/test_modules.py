@@ -74,7 +74,7 @@ def test_installed_used_upgraded_removed(box: Box, prefix: Path, tmp_path: Path)
     refused = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert refused.returncode == 1
     assert re.search(r"in use on this host by .*chrun \(pid \d+ of \w+\)", refused.stderr)
-    assert re.search(r"chslurm\.cli\.oneguest \(pid \d+ of \w+\)", refused.stderr)
+    assert re.search(r"[ ,]oneguest \(pid \d+ of \w+\)", refused.stderr)
 
     assert box("touch", "data/go").returncode == 0
     record = job.wait()

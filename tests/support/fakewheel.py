@@ -27,7 +27,7 @@ def make_fake_wheel(folder: Path, version: str, note: str = "") -> Path:
         "chslurm/__init__.py": f"# {note}\n",
         "chslurm/cli/__init__.py": "",
         "chslurm/cli/chrun.py": _CHRUN.format(version=version),
-        "chslurm/cli/oneguest.py": "from chslurm.cli.chrun import main\n",
+        "chslurm/cli/oneguest.py": "from chslurm.cli.chrun import main\nif __name__ == '__main__':\n    main()\n",
         "chslurm/cli/main.py": "from chslurm.cli.chrun import main\n",
         "chslurm/data/man/man1/chrun.1": ".TH chrun 1\n",
         "chslurm/data/completions/zsh/_chslurm": "#compdef chrun\n",
