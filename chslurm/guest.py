@@ -86,7 +86,6 @@ class Machine:
     qmp_fd: int
     control_fd: int
     console_fd: int
-    console: PurePath
     job_output: PurePath
     job_errors: PurePath
     vhost: bool = False  # the kernel passes packets between the TAP and the guest's memory, not QEMU
@@ -129,7 +128,6 @@ def make_machine(plan: Plan, guest: Guest, offer: Offer, root: Disk, temporary: 
         qmp_fd=-1,
         control_fd=-1,
         console_fd=-1,
-        console=job_dir.console(guest.id),
         job_output=job_dir.job_output(guest.id),
         job_errors=job_dir.job_errors(guest.id),
         vhost=offer.vhost,
@@ -263,7 +261,7 @@ def _ports(machine: Machine) -> list[str]:
     return [
         "-device", "virtio-serial-pci",
         # QEMU itself writes down what the guest prints; whoever looks and types is beyond the socket.
-        "-chardev", f"socket,id=console,fd={machine.console_fd},logfile={escape(machine.console)},logappend=on",
+        "-chardev", f"socket,id=console,fd={machine.console_fd}",
         "-device", "virtconsole,chardev=console",
         "-chardev", f"socket,id=control,fd={machine.control_fd}",
         "-device", f"virtserialport,chardev=control,name={CONTROL_PORT}",

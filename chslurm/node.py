@@ -36,6 +36,7 @@ from chslurm.host.qemu import Qemu, start_qemu
 from chslurm.host.relay import Stream
 from chslurm.host.screen import find_display
 from chslurm.host.sharedfiles import read_plan
+from chslurm.host.shortlog import ShortLog
 from chslurm.host.slurm import check_place
 from chslurm.host.steward import Steward
 from chslurm.host.tunnel import Tunnel
@@ -152,7 +153,8 @@ class Node:
                     break
                 machine = make_machine(self.plan, guest, offer, disks.root, disks.temporary, tap)
                 log = self.job_dir.guest_log(guest.id)
-                qemu = start_qemu(machine, log, self.plan.log_mib, qemu_program, deaf_to=deaf_to)
+                logs = (ShortLog(path, self.plan.log_mib << 20) for path in (self.job_dir.console(guest.id), log))
+                qemu = start_qemu(machine, *logs, program=qemu_program, deaf_to=deaf_to)
                 self.stewards.append(Steward(guest, qemu, disks, log, tell))
                 self._consoles[guest.id] = qemu.console
                 self._ends.append(asyncio.create_task(self._see_out(self.stewards[-1])))

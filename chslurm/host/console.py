@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The console of one guest: all who look see what the guest prints, and each may type. QEMU writes the file itself.
+"""The console of one guest: all who look see what the guest prints, and each may type; a file keeps it.
 
-The guest never waits for those who look: one that does not keep up is left behind and dropped. What nobody takes from
-QEMU in time (who prints so much that some 200 KB wait) it throws away, and writes it into no file.
+The guest never waits for those who look: one that does not keep up is left behind and dropped. Nor does it wait for the
+file: what nobody takes from QEMU in time (some 200 KB may wait) it throws away.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from chslurm.host.shortlog import ShortLog
+from chslurm.host.shortlog import ShortLog, record
 
 _HISTORY_BYTES = 16384
 """What who comes later gets to see: some screens full."""
@@ -21,7 +21,7 @@ _BEHIND_BYTES = 1 << 20
 
 
 class Console:
-    """Our end of the console; reads from the beginning on. By what comes here we know how long QEMU's file is."""
+    """Our end of the console, read from the beginning on. `recording` ends with QEMU, when all is in the log."""
 
     def __init__(self, end: socket.socket, log: ShortLog) -> None:
         self.on_size: Callable[[int, int], None] = lambda rows, columns: None
@@ -29,7 +29,7 @@ class Console:
         self._viewers: set[asyncio.StreamWriter] = set()
         self._input: asyncio.StreamWriter | None = None
         self._closed = False
-        self._task = asyncio.create_task(self._read(end, log))
+        self.recording = asyncio.create_task(self._record(end, log))
 
     def attach(self, viewer: asyncio.StreamWriter) -> None:
         """Show `viewer` the latest output and all that follows; the end of the guest is the end of its connection."""
@@ -55,21 +55,16 @@ class Console:
     def close(self) -> None:
         """Let go of all who look."""
         self._closed = True
-        self._task.cancel()
+        self.recording.cancel()
         if self._input is not None:
             self._input.close()
         for viewer in self._viewers:
             viewer.close()
         self._viewers.clear()
 
-    async def _read(self, end: socket.socket, log: ShortLog) -> None:
+    async def _record(self, end: socket.socket, log: ShortLog) -> None:
         reader, self._input = await asyncio.open_connection(sock=end)
-        try:
-            while data := await reader.read(65536):
-                self._show(data)
-                await log.grow(len(data))
-        except OSError:  # QEMU has ended
-            return
+        await record(reader, log, self._show)
 
     def _show(self, data: bytes) -> None:
         self._history += data

@@ -17,7 +17,6 @@ import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 from typing import Any, cast
 
 from qemu.qmp import EventListener, Message, QMPClient, QMPError
@@ -25,7 +24,7 @@ from qemu.qmp import EventListener, Message, QMPClient, QMPError
 from chslurm.guest import Machine, make_qemu_argv, make_qemu_environment
 from chslurm.host.console import Console
 from chslurm.host.process import describe_exit, spawn
-from chslurm.host.shortlog import ShortLog
+from chslurm.host.shortlog import ShortLog, record
 from chslurm.messages import GUEST_WORD_MAX_BYTES, GuestOrder, GuestWord, decode_guest_word, encode, printable
 
 _REASONS = {
@@ -43,7 +42,7 @@ _LAST_WORDS_S = 2.0
 """How long QMP may take to deliver its last event after the process has ended."""
 
 _TAIL_BYTES = 4096
-"""How much of a log's end is looked at for the last line."""
+"""How much of what QEMU said is looked at for the last line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +70,21 @@ class Qemu:
         self,
         name: str,
         process: subprocess.Popen[bytes],
-        read_words: Callable[[], str],
         qmp: socket.socket,
         control: socket.socket,
         console: Console,
+        words: socket.socket,
         log: ShortLog,
     ) -> None:
         self.name = name
-        self._read_words = read_words
         self.process = process
         self.console = console
         self.on_word: Callable[[GuestWord], None] = lambda word: None
         self.on_trouble: Callable[[str], None] = lambda text: None
         self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._reason = ""
-        self._tasks = {asyncio.create_task(work) for work in (self._attend(qmp, control), log.watch())}
+        self._said = bytearray()  # what it said last
+        self._tasks = {asyncio.create_task(self._attend(qmp, control, words, log))}
         self._writer: asyncio.StreamWriter | None = None
         self._client = QMPClient(name)
         self.connected = asyncio.Event()
@@ -130,18 +129,25 @@ class Qemu:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _attend(self, qmp: socket.socket, control: socket.socket) -> None:
-        """Listen to all three until the process has ended; then say how."""
+    async def _attend(self, qmp: socket.socket, control: socket.socket, words: socket.socket, log: ShortLog) -> None:
+        """Listen to all of them until the process has ended; then say how. By then its logs are written."""
         reader, self._writer = await asyncio.open_connection(sock=control, limit=GUEST_WORD_MAX_BYTES)
-        listeners = [asyncio.create_task(self._listen_to_guest(reader)), asyncio.create_task(self._listen_to_qmp(qmp))]
+        own_words, words_writer = await asyncio.open_connection(sock=words)
+        listening = (self._listen_to_guest(reader), self._listen_to_qmp(qmp), record(own_words, log, self._hear))
+        listeners = [*(asyncio.create_task(work) for work in listening), self.console.recording]
         status = await _exit_of(self.process)
         await asyncio.wait(listeners, timeout=_LAST_WORDS_S)
         for task in (*listeners, *self._tasks - {asyncio.current_task()}):
             task.cancel()
-        self._writer.close()
+        for writer in (self._writer, words_writer):
+            writer.close()
         # One that gives up by itself prints why, and the console, where a user looks first, has nothing of it.
-        words = self._read_words() if status > 0 and not self._reason else ""
-        self.ending.set_result(_judge(status, self._reason, words))
+        last_line = _find_last_line(self._said) if status > 0 and not self._reason else ""
+        self.ending.set_result(_judge(status, self._reason, last_line))
+
+    def _hear(self, words: bytes) -> None:
+        self._said += words
+        del self._said[:-_TAIL_BYTES]
 
     async def _listen_to_guest(self, reader: asyncio.StreamReader) -> None:
         """Read the control port: bounded lines, typed words; anything else is dropped."""
@@ -182,34 +188,30 @@ class Qemu:
 
 def start_qemu(
     machine: Machine,
-    log: PurePath,
-    log_mib: int,
-    program: str = "qemu-system-x86_64",
+    console: ShortLog,
+    log: ShortLog,
     *,
+    program: str = "qemu-system-x86_64",
     deaf_to: Sequence[signal.Signals] = (),
 ) -> Qemu:
     """Start the QEMU of `machine`, whose sockets are made here; it never hears the signals it is `deaf_to`.
 
-    Its console and its own words, in `log`, take at most `log_mib` each. Call inside the event loop.
+    What the guest prints goes to `console`, what QEMU says to `log`. Call inside the event loop.
 
     Raises ProcessError when it can't be started. QEMU is killed by the kernel when this process ends.
     """
     with ExitStack() as stack:
-        theirs, ours = zip(*(socket.socketpair() for _ in range(3)), strict=True)
+        theirs, ours = zip(*(socket.socketpair() for _ in range(4)), strict=True)
         for end in theirs:
             stack.enter_context(end)
-        log_file = stack.enter_context(open(log, "ab"))
-        start = log_file.tell()
-        qmp_fd, control_fd, console_fd = (end.fileno() for end in theirs)
+        qmp_fd, control_fd, console_fd, words_fd = (end.fileno() for end in theirs)
         machine = replace(machine, qmp_fd=qmp_fd, control_fd=control_fd, console_fd=console_fd)
         argv, env = make_qemu_argv(machine, program), make_qemu_environment(machine)
-        process = spawn(argv, stdout=log_file, stderr=log_file, env=env, pass_fds=machine.fds, deaf_to=deaf_to)
-    qmp, control, console = (_PatientSocket(fileno=end.detach()) for end in ours)
-    for end in (qmp, control, console):
+        process = spawn(argv, stdout=words_fd, stderr=words_fd, env=env, pass_fds=machine.fds, deaf_to=deaf_to)
+    qmp, control, screen, words = (_PatientSocket(fileno=end.detach()) for end in ours)
+    for end in (qmp, control, screen, words):
         end.setblocking(False)
-    shown = Console(console, ShortLog(machine.console, log_mib << 20))
-    words = ShortLog(log, log_mib << 20)
-    return Qemu(machine.name, process, lambda: _read_last_line(log, start), qmp, control, shown, words)
+    return Qemu(machine.name, process, qmp, control, Console(screen, console), words, log)
 
 
 async def _exit_of(process: subprocess.Popen[bytes]) -> int:
@@ -226,14 +228,10 @@ async def _exit_of(process: subprocess.Popen[bytes]) -> int:
         os.close(pidfd)
 
 
-def _read_last_line(log: PurePath, start: int) -> str:
-    """Return the last line of a log from `start` on, made printable and short; empty when there is none."""
-    with suppress(OSError), open(log, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(size - _TAIL_BYTES, start if start <= size else 0))  # it may have begun anew
-        lines = file.read().decode(errors="replace").split("\n")
-        return next((printable(line.strip()) for line in reversed(lines) if line.strip()), "")
-    return ""
+def _find_last_line(text: bytearray) -> str:
+    """Return the last line that is not empty, made printable and short."""
+    lines = text.decode(errors="replace").split("\n")
+    return next((printable(line.strip()) for line in reversed(lines) if line.strip()), "")
 
 
 def _judge(status: int, reason: str, words: str = "") -> Ending:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file that QEMU writes and a guest decides the length of, kept short: its beginning and its end stay.
+"""A log whose length a guest decides, kept short: its beginning and its end stay.
 
-QEMU keeps the file open, so it never gets another name: what is in it is copied away, and it is emptied. The first time
-that is the beginning, which stays; later it takes the place of what was copied before. So whoever is killed at
-any moment leaves what was printed last, and who follows the file (`tail -F`) sees it begin anew.
+A file that is full gets another name, and one with the old name begins anew. The first of them stays, since it has the
+beginning; each later one takes the place of the one before it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import PurePath
 from typing import BinaryIO
@@ -17,78 +17,104 @@ from typing import BinaryIO
 from chslurm.host.files import open_append
 from chslurm.jobdir import name_first_part, name_part_before
 
-_PARTS = 4
-"""The beginning, what was copied last, what is being written, and room for what comes while it is copied."""
+_PARTS = 3
+"""The beginning, what came before, and what is being written."""
 
-_LOOK_S = 5.0
-_BLOCK_BYTES = 1 << 20
+_WAITING_BYTES = 1 << 20
+"""When so much waits to be written, who writes waits, too."""
 
 
 class ShortLog:
-    """One such file, empty or not there in the beginning, and the two beside it."""
+    """One such file and the two beside it, written in a thread: the file system may be slow.
+
+    What can't be written is lost: the file system is full, or gone, and guests don't end for that.
+    """
 
     def __init__(self, path: PurePath, most_bytes: int) -> None:
         self.path = path
+        self._first, self._before = name_first_part(path), name_part_before(path)
         self._part_bytes = most_bytes // _PARTS
-        self._new_bytes = 0
+        self._waiting = bytearray()
+        self._work: asyncio.Task[None] | None = None
+        self._file: BinaryIO | None = None
+        self._size = 0  # of the file, with our own line
+        self._line_size = 0
+        self._has_first = False
+        self._before_bytes = 0
         self._gone_bytes = 0
-        self._line = b""  # of ours, with which the file begins
-        self._line_before = b""  # with which that begins which was copied last
 
-    async def grow(self, size: int) -> None:
-        """Take in that so much was written. Who is not read from while this waits can't write any more."""
-        self._new_bytes += size
-        if self._new_bytes >= self._part_bytes:  # or less: some of that may have been copied before it was told of
-            self._new_bytes = await asyncio.to_thread(self.shorten)
+    async def write(self, data: bytes) -> None:
+        """Have it written soon."""
+        self._waiting += data
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._write_waiting())
+        if len(self._waiting) > _WAITING_BYTES:
+            await asyncio.wait([self._work])
 
-    async def watch(self) -> None:
-        """Look at the file for ever, where nobody tells how it grows."""
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            await asyncio.to_thread(self.shorten)
+    async def finish(self) -> None:
+        """Wait until all is written, and let go of the file."""
+        if self._work is not None:
+            await asyncio.wait([self._work])
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
-    def shorten(self) -> int:
-        """Copy away what is in the file, if it has become too long, and return how long it is then.
+    async def _write_waiting(self) -> None:
+        while self._waiting:
+            data, self._waiting = self._waiting, bytearray()
+            await asyncio.to_thread(self._write, bytes(data))
 
-        What can't be copied stays until it has grown as much again: it is as if it were empty.
-        """
-        with suppress(OSError):  # full, or gone: guests don't end for that
-            fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                if os.fstat(fd).st_size >= self._part_bytes:
-                    self._begin_anew(fd)
-                return os.fstat(fd).st_size
-            finally:
-                os.close(fd)
-        return 0
+    def _write(self, data: bytes) -> None:
+        with suppress(OSError):
+            if self._file is None:
+                self._file = open_append(self.path)
+                self._size = os.fstat(self._file.fileno()).st_size
+            while data:
+                if self._size >= self._part_bytes:
+                    self._file = self._begin_anew(self._file)
+                written = self._file.write(data[: self._part_bytes - self._size])
+                self._size += written
+                data = data[written:]
 
-    def _begin_anew(self, fd: int) -> None:
-        first, before = name_first_part(self.path), name_part_before(self.path)
-        with open_append(before if self._line else first) as part:
-            self._gone_bytes += max(0, os.fstat(part.fileno()).st_size - len(self._line_before))
-            part.truncate(0)
-            self._line_before = b""
-            try:
-                copied = _copy(fd, part, 2 * self._part_bytes)
-            except OSError:
-                part.truncate(0)  # who needs the space more than this are jobs
-                raise
-        # What QEMU writes from here to the last line of this is lost: what it prints in that time, if it does.
-        self._gone_bytes += os.fstat(fd).st_size - copied
-        if self._line:
-            where = f"{before.name}, the beginning in {first.name}, {self._gone_bytes} bytes between them are gone"
+    def _begin_anew(self, full: BinaryIO) -> BinaryIO:
+        size = self._size - self._line_size
+        part = self._before if self._has_first else self._first
+        with suppress(FileNotFoundError):  # somebody has taken it away
+            os.replace(self.path, part)
+        try:
+            file = open_append(self.path)
+        except OSError:  # so many files are not allowed: then its end alone stays
+            os.replace(part, self.path)
+            file = full
+            file.truncate(0)
+            self._gone_bytes += self._before_bytes + size
+            self._before_bytes = 0
         else:
-            where = first.name
-        self._line_before, self._line = self._line, f"[chslurm: what came before this is in {where}]\n".encode()
-        os.pwrite(fd, self._line, 0)
-        os.truncate(fd, len(self._line))
+            full.close()
+            if self._has_first:
+                self._gone_bytes += self._before_bytes
+                self._before_bytes = size
+            self._has_first = True
+        self._size = self._line_size = file.write(f"[chslurm: {self._tell_rest()}]\n".encode())
+        return file
+
+    def _tell_rest(self) -> str:
+        gone = f"{self._gone_bytes} bytes"
+        if self._before_bytes:
+            between = f"the beginning in {self._first.name}, {gone} between them are gone"
+            return f"what came before this is in {self._before.name}, {between}"
+        if self._gone_bytes:
+            return f"{gone} before this are gone" + (f", the beginning is in {self._first.name}" * self._has_first)
+        return f"what came before this is in {self._first.name}"
 
 
-def _copy(source: int, target: BinaryIO, most_bytes: int) -> int:
-    """Copy from the beginning to the end, wherever that is by then; return how much."""
-    size = 0
-    while size < most_bytes and (block := memoryview(os.pread(source, _BLOCK_BYTES, size))):
-        size += len(block)
-        while block:
-            block = block[target.write(block) :]
-    return size
+async def record(reader: asyncio.StreamReader, log: ShortLog, show: Callable[[bytes], None]) -> None:
+    """Write what comes from QEMU until it has ended, and show it at once."""
+    try:
+        while data := await reader.read(65536):
+            show(data)
+            await log.write(data)
+    except OSError:  # QEMU has ended
+        pass
+    finally:
+        await log.finish()

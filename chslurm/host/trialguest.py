@@ -53,7 +53,6 @@ def try_guest(program: str, accelerator: Accelerator, *, passthrough: bool = Tru
             qmp_fd=qmp,
             control_fd=control,
             console_fd=console,
-            console=_NOWHERE,
             job_output=_NOWHERE,
             job_errors=_NOWHERE,
         )

@@ -8,13 +8,13 @@ import os
 import re
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chslurm.guest import Disk, Machine, Passthrough
 from chslurm.host.qemu import Ending, Qemu, start_qemu
+from chslurm.host.shortlog import ShortLog
 from chslurm.messages import GuestOrder, GuestWordKind
 from chslurm.plan import Accelerator
 
@@ -39,17 +39,22 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         qmp_fd=-1,
         control_fd=-1,
         console_fd=-1,
-        console=tmp_path / "console, with comma",
         job_output=tmp_path / "job.out",
         job_errors=tmp_path / "job.err",
     )
+
+
+def start(machine: Machine) -> Qemu:
+    """Start it with logs beside what is passed through to it."""
+    folder = Path(machine.shares[0].path)
+    return start_qemu(machine, *(ShortLog(folder / name, 8 << 20) for name in ("0_console.out", "0_oneguest.out")))
 
 
 def live(machine: Machine, act: Callable[[Qemu], None]) -> Ending:
     """Start the machine, wait for its hello, do `act` and return how it ended."""
 
     async def story() -> Ending:
-        qemu = start_qemu(machine, machine.console.parent / "log", 8)
+        qemu = start(machine)
         hello = asyncio.Event()
         qemu.on_word = lambda word: hello.set() if word.event is GuestWordKind.HELLO else None
         await asyncio.wait_for(hello.wait(), 10)
@@ -63,25 +68,27 @@ def live(machine: Machine, act: Callable[[Qemu], None]) -> Ending:
     return asyncio.run(story())
 
 
-def test_console_is_where_it_was_said_to_be(machine: Machine) -> None:
+def test_console_is_where_it_was_said_to_be(machine: Machine, tmp_path: Path) -> None:
     live(machine, Qemu.kill)
-    assert Path(machine.console).read_text() == "fake guest\n"
+    assert (tmp_path / "0_console.out").read_bytes() == b"fake guest\r\n"
 
 
-def test_console_that_is_flooded_is_kept_short(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_that_is_flooded_is_kept_short(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def boot(qemu: Qemu) -> None:
         qemu.say(GuestOrder(op="boot"))
         qemu.power_down()  # heard when it has booted
 
     monkeypatch.setenv("FAKE_GUEST", "floods")
-    console = Path(machine.console).with_name("0_console.out")
-    assert live(replace(machine, console=console), boot).clean
-    parts = [console.with_name(name).read_bytes() for name in ("0_console.first.out", "0_console.before.out")]
-    newest = console.read_bytes()
-    assert sum(map(len, parts)) + len(newest) <= 8 << 20
-    assert parts[0].startswith(b"fake guest\n000000000\n000000001\n")
-    assert parts[1].startswith(b"[chslurm: what came before this is in ")
-    assert any(part.endswith(b"the end\n") for part in (parts[1], newest))  # it may have begun anew right after that
+    assert live(machine, boot).clean
+    first, before, newest = (
+        (tmp_path / name).read_bytes() for name in ("0_console.first.out", "0_console.before.out", "0_console.out")
+    )
+    assert len(first) + len(before) + len(newest) <= 8 << 20
+    assert first.startswith(b"fake guest\r\n000000000\n000000001\n")
+    assert before.startswith(b"[chslurm: what came before this is in ")
+    assert newest.endswith(b"the end\n")
     told = rb"\[chslurm: what came before this is in 0_console.before.out, .* (\d+) bytes between them are gone\]\n"
     match = re.match(told, newest)
     assert match is not None
@@ -132,12 +139,12 @@ def test_panic_is_told_as_such(machine: Machine, monkeypatch: pytest.MonkeyPatch
 
 def test_why_it_gave_up_is_told_in_its_own_words(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> Ending:
-        qemu = start_qemu(machine, log, 8)
+        qemu = start(machine)
         ending = await asyncio.wait_for(qemu.ending, 10)
         qemu.console.close()
         return ending
 
-    log = Path(machine.console).parent / "log"
+    log = Path(machine.shares[0].path) / "0_oneguest.out"
     log.write_text("of an earlier one\n")
     monkeypatch.setenv("FAKE_GUEST", "broken")
     why = "QEMU ended: exit status 1: Could not initialize ?[7mSDL"

@@ -276,9 +276,18 @@ def test_xterms(box: Box, tmp_path: Path) -> None:
             server.terminate()
 
 
+@contextmanager
+def closing_head(head: subprocess.Popen[str]) -> Iterator[None]:
+    """End it, whatever fails meanwhile, so that nothing waits for it."""
+    try:
+        yield
+    finally:
+        head.terminate()
+
+
 def check_xterms(box: Box, display: str) -> None:
     command = ["env", f"DISPLAY={display}", "vcluster", "-n2", "--cores=1", "--ram=512M", "--xterm", "--jobdir=c"]
-    with box.start(*command, box.image) as head:
+    with box.start(*command, box.image) as head, closing_head(head):
         job = Job(box, "")
         wait_for(lambda: len(find_windows(head)) == 2, 60, lambda: f"no windows: {job.events()}")
         windows = find_windows(head)
@@ -298,10 +307,17 @@ def find_windows(head: subprocess.Popen[str]) -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """All processes below one."""
-    below = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """All processes below one, as long as they live."""
+    below = [int(child) for child in _read(f"/proc/{pid}/task/{pid}/children").split()]
     return below + [deeper for child in below for deeper in _children(child)]
 
 
 def _name(pid: int) -> str:
-    return Path(f"/proc/{pid}/comm").read_text().strip()
+    return _read(f"/proc/{pid}/comm").strip()
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:  # the process has ended
+        return ""
