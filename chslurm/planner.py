@@ -231,7 +231,7 @@ def render_plan(plan: Plan) -> str:
         *([] if plan.commit_guest is None else [("commit", f"guest {plan.commit_guest} to the image, in the end")]),
         *([("screens", "a window for each guest, on its host")] if plan.vga else []),
         ("accelerator", _ACCELERATORS[plan.accelerator]),
-        ("time limit", "none" if plan.time_limit_s is None else render_duration(plan.time_limit_s)),
+        ("time limit", _render_time_limit(plan)),
         ("guest 0", f"chgu0, {plan.address(plan.guests[0]).ip}"),
         *(("settings", words) for words in plan.settings),
         *(("warning", warning) for warning in plan.warnings),
@@ -245,6 +245,13 @@ def _render_mode(plan: Plan) -> str:
     end_s = plan.end_time_unix_s
     end = "end unknown" if end_s is None else f"until {datetime.fromtimestamp(end_s):%F %T}"
     return f"cluster, SLURM job {plan.slurm_job_id}, {end}"
+
+
+def _render_time_limit(plan: Plan) -> str:
+    """Where there is none of our own that of the job counts, whose end is told with the mode."""
+    if plan.time_limit_s is not None:
+        return render_duration(plan.time_limit_s)
+    return "none" if plan.mode is Mode.WORKSTATION else "that of the SLURM job"
 
 
 def _render_guests(plan: Plan) -> str:

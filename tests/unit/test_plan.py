@@ -232,6 +232,14 @@ def test_golden(plans: dict[str, Plan], golden: Golden, name: str) -> None:
     golden(f"plan-{name}.txt", render_plan(plans[name]))
 
 
+def test_without_a_time_limit_that_of_the_job_counts(request_of: RequestMaker) -> None:
+    """Its end is told once."""
+    text = render_plan(make_plan(request_of(), dataclasses.replace(CLUSTER, end_time_unix_s=1e9), FACTS))
+    assert "\ntime limit:    that of the SLURM job\n" in text
+    assert text.startswith("mode:          cluster, SLURM job 42, until 2001-09-")
+    assert text.count("until ") == 1
+
+
 def test_a_plan_survives_being_a_file(plans: dict[str, Plan]) -> None:
     text = plan_to_json(plans["cluster"])
     assert plan_from_json(text) == plans["cluster"]
