@@ -7,26 +7,29 @@ import sys
 
 import click
 
-from chslurm.cli.options import DIR, FILE, choose_cluster, make_path
-from chslurm.errors import ChslurmError
+from chslurm.cli.options import DIR, FILE, choose_cluster, cluster_option, make_path
+from chslurm.errors import ChslurmError, UsageError
 
 
 @click.command()
 @click.argument("job_dir", metavar="[JOBDIR]", type=DIR, required=False)
+@cluster_option
 @click.option("--html", metavar="FILE", type=FILE, help="Write the page there; - is standard output.")
 @click.option("--png", metavar="FILE", type=FILE, help="Write the timeline as a picture.")
 @click.option("--json", metavar="FILE", type=FILE, help="Write all that is known, for programs.")
-def report(job_dir: str | None, html: str | None, png: str | None, json: str | None) -> None:
+def report(job_dir: str | None, cluster: str | None, html: str | None, png: str | None, json: str | None) -> None:
     """Show what happened in a cluster: a timeline of each guest, sizes, versions, and why it failed.
 
     Each launcher leaves it in its job directory three times: report.html, report.json and report.png. Without options
-    this makes them anew, also of a cluster that still runs, so far, or whose launcher was killed. JOBDIR is a job
-    directory, or a name as other commands take it with -c.
+    this makes them anew, also of a cluster that still runs, so far, or whose launcher was killed. JOBDIR names
+    a cluster as -c does.
     """
     from chslurm.account import account_to_json
     from chslurm.retell import read_account, render_picture, render_report, write_reports
 
-    found = choose_cluster(job_dir, allow_ended=True)
+    if job_dir is not None and cluster is not None:
+        raise UsageError("JOBDIR and --cluster: both name a cluster", hint="leave out one of them")
+    found = choose_cluster(job_dir or cluster, allow_ended=True)
     account = read_account(found.plan, running=found.running)
     if found.running and not choose_cluster(str(found.job_dir.root), allow_ended=True).running:
         account = read_account(found.plan, running=False)  # it has ended meanwhile, and its own page tells all

@@ -75,6 +75,16 @@ def test_without_options_all_is_where_the_launcher_leaves_it(run: Run, story: St
     assert list((cwd / "c").glob(".report*")) == []
 
 
+def test_a_cluster_can_be_named_as_for_other_commands(run: Run, story: Story, cwd: Path) -> None:
+    story.write(cwd / "c")
+    assert run("-c", "c") == run("c") == (0, f"report: {cwd}/c/report.html, also .json and .png\n", "")
+    assert run("-c", "c", "c") == (
+        64,
+        "",
+        "chslurm: JOBDIR and --cluster: both name a cluster; leave out one of them\n",
+    )
+
+
 def test_in_a_job_directory_it_need_not_be_named(
     run: Run, story: Story, cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
