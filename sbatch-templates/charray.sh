@@ -11,12 +11,12 @@
 #SBATCH --time=00:30:00
 #SBATCH --output=charray-%A_%a.out
 
-# What to boot; what every guest runs; the folder of yours that guests see as /ch/data1.
-IMAGE=${CHSLURM_IMAGE:?set it to the image to boot, for example /data/vm/image.qcow2}
+# What to boot (empty: what settings say); what every guest runs; the folder of yours that guests see as /ch/data1.
+IMAGE=
 JOB=examples/array/task.sh
 DATA=examples/array/data
 
 # Tasks start at the same time in the same folder: each has a job directory of its own name.
 cd "$SLURM_SUBMIT_DIR" || exit
 mkdir -p "$DATA" || exit
-exec chrun --jobdir "array-$SLURM_ARRAY_JOB_ID.$SLURM_ARRAY_TASK_ID" --job "$JOB" --dir "$DATA" "$IMAGE"
+exec chrun --jobdir "array-$SLURM_ARRAY_JOB_ID.$SLURM_ARRAY_TASK_ID" --job "$JOB" --dir "$DATA" ${IMAGE:+"$IMAGE"}

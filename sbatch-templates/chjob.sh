@@ -16,8 +16,8 @@
 ##SBATCH --mem=4G
 ##SBATCH --exclusive
 
-# What to boot; what every guest runs; the folder of yours that guests see as /ch/data1.
-IMAGE=${CHSLURM_IMAGE:?set it to the image to boot, for example /data/vm/image.qcow2}
+# What to boot (empty: what settings say); what every guest runs; the folder of yours that guests see as /ch/data1.
+IMAGE=
 JOB=examples/mpihello/mpihello.sh
 DATA=examples/mpihello/data
 
@@ -31,4 +31,4 @@ mkdir -p "$DATA" || exit
 #   --job FILE    what to run on every guest; without it the guests wait for a login (--interactive)
 #   --dir DIR     a directory of yours as /ch/data1 in all guests; repeat it for /ch/data2 and so on
 #   -n N          more guests than nodes, in all
-exec chrun --job "$JOB" --dir "$DATA" "$IMAGE"
+exec chrun --job "$JOB" --dir "$DATA" ${IMAGE:+"$IMAGE"}

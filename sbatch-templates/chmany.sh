@@ -13,9 +13,9 @@
 #SBATCH --time=00:30:00
 #SBATCH --output=chmany-%j.out
 
-# What to boot; what every guest runs; the folder of yours that guests see as /ch/data1; how many guests in all, and
-# the size of each.
-IMAGE=${CHSLURM_IMAGE:?set it to the image to boot, for example /data/vm/image.qcow2}
+# What to boot (empty: what settings say); what every guest runs; the folder of yours that guests see as /ch/data1; how
+# many guests in all, and the size of each.
+IMAGE=
 JOB=examples/array/task.sh
 DATA=examples/array/data
 GUESTS=6
@@ -25,4 +25,4 @@ RAM=512M
 # --my-size: take no more than that for a guest, whatever the nodes have.
 cd "$SLURM_SUBMIT_DIR" || exit
 mkdir -p "$DATA" || exit
-exec chrun -n "$GUESTS" --my-size --cores "$CORES" --ram "$RAM" --job "$JOB" --dir "$DATA" "$IMAGE"
+exec chrun -n "$GUESTS" --my-size --cores "$CORES" --ram "$RAM" --job "$JOB" --dir "$DATA" ${IMAGE:+"$IMAGE"}

@@ -12,13 +12,13 @@
 #SBATCH --time=00:30:00
 #SBATCH --output=chmpi-%j.out
 
-# What to boot; the folder of yours that guests see as /ch/data1; the script that starts mpirun there, in that folder;
-# and the program with its arguments.
-IMAGE=${CHSLURM_IMAGE:?set it to the image to boot, for example /data/vm/image.qcow2}
+# What to boot (empty: what settings say); the folder of yours that guests see as /ch/data1; the script that starts mpirun
+# there, in that folder; and the program with its arguments.
+IMAGE=
 DATA=examples/mpi/data
 JOB=examples/mpi/mpirun.sh
 ARGUMENTS=(python3 rank.py)
 
 cd "$SLURM_SUBMIT_DIR" || exit
 mkdir -p "$DATA" || exit
-exec chrun --job "$JOB" --dir "$DATA" "$IMAGE" -- "${ARGUMENTS[@]}"
+exec chrun --job "$JOB" --dir "$DATA" ${IMAGE:+"$IMAGE"} -- "${ARGUMENTS[@]}"

@@ -14,9 +14,9 @@
 #SBATCH --open-mode=append
 #SBATCH --output=chrequeue-%j.out
 
-# What to boot; what every guest runs, with its arguments; the folder of yours that guests see as /ch/data1; and the
-# exit status of the job that says: once more.
-IMAGE=${CHSLURM_IMAGE:?set it to the image to boot, for example /data/vm/image.qcow2}
+# What to boot (empty: what settings say); what every guest runs, with its arguments; the folder of yours that guests see
+# as /ch/data1; and the exit status of the job that says: once more.
+IMAGE=
 JOB=examples/checkpoint/count.sh
 ARGUMENTS=(3600)
 DATA=data
@@ -26,7 +26,7 @@ AGAIN=85
 cd "$SLURM_SUBMIT_DIR" || exit
 mkdir -p "$DATA" || exit
 attempt=requeue-$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
-chrun --jobdir "$attempt" --job "$JOB" --dir "$DATA" "$IMAGE" -- "${ARGUMENTS[@]}" &
+chrun --jobdir "$attempt" --job "$JOB" --dir "$DATA" ${IMAGE:+"$IMAGE"} -- "${ARGUMENTS[@]}" &
 chrun=$!
 
 # SLURM's signals come to this script, and are for chrun. A signal ends the wait, but not chrun: wait again;

@@ -12,8 +12,9 @@
 #SBATCH --signal=B:USR1@60
 #SBATCH --output=chtime-%j.out
 
-# What to boot; what every guest runs, with its arguments; the folder of yours that guests see as /ch/data1.
-IMAGE=${CHSLURM_IMAGE:?set it to the image to boot, for example /data/vm/image.qcow2}
+# What to boot (empty: what settings say); what every guest runs, with its arguments; the folder of yours that guests see
+# as /ch/data1.
+IMAGE=
 JOB=examples/checkpoint/count.sh
 ARGUMENTS=(3600)
 DATA=data
@@ -21,4 +22,4 @@ DATA=data
 # exec: the signal is for chrun. The example ends with 85 when there is more to do, and so does the SLURM job.
 cd "$SLURM_SUBMIT_DIR" || exit
 mkdir -p "$DATA" || exit
-exec chrun --job "$JOB" --dir "$DATA" "$IMAGE" -- "${ARGUMENTS[@]}"
+exec chrun --job "$JOB" --dir "$DATA" ${IMAGE:+"$IMAGE"} -- "${ARGUMENTS[@]}"

@@ -57,7 +57,7 @@ def show(name: str) -> None:
     "--image",
     metavar="FILE",
     type=IMAGE,
-    help="What to boot. Default: what CHSLURM_IMAGE says when the script is submitted.",
+    help="What to boot. Default: what CHSLURM_IMAGE or a settings file says when the job starts.",
 )
 @click.option("--job", type=FILE, help="Script that every guest runs.")
 @click.option("--dir", type=DIR, help="Directory that guests see as /ch/data1.")
@@ -74,10 +74,11 @@ def new(name: str, arguments: tuple[str, ...], output: str | None, force: bool, 
     those of the job script or, with chmpi, the program and its arguments. With work of yours and no --dir guests see
     the folder data where you submit, which is made if need be.
     """
+    from chslurm.host.configfiles import read_settings
     from chslurm.host.files import find_data, write_file
     from chslurm.template import Template, fill_template, list_examples
 
-    chosen = _choose(name)
+    chosen, settings = _choose(name), read_settings(os.environ)
     path = Path(output or f"{chosen.name}.sh")
     given: dict[str, str | tuple[str, ...]] = {"--": arguments} if arguments else {}
     given |= {f"--{option}": value for option, value in options.items() if value is not None}
@@ -95,7 +96,7 @@ def new(name: str, arguments: tuple[str, ...], output: str | None, force: bool, 
         advice = "" if examples == there else f"; have them here: cp -r {shlex.quote(str(there))} ."
         click.echo(f"still from the examples: {', '.join(left)}{advice}")
     starter = Template("", text).starter
-    if os.environ.get("CHSLURM_IMAGE"):  # of the user's, or of the module: no example of one is needed
+    if settings.find("image"):  # of the user's, the site's or the module: no example of one is needed
         starter = starter.rpartition(" ")[2]
     click.echo(f"start it with: {starter} {shlex.quote(str(path))}")
 

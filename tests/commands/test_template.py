@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -87,6 +88,39 @@ def test_examples_that_are_the_sites_have_to_be_ones_own(
     assert "\nDATA=examples/mpihello/data\n" in (folder / "chjob.sh").read_text()
 
 
+def test_an_image_that_settings_name_is_enough(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path, no_settings: Path
+) -> None:
+    settings = no_settings / "user/chslurm/config.toml"
+    settings.parent.mkdir(parents=True, mode=0o755)
+    settings.write_text('image = "/my.qcow2"')
+    assert run(monkeypatch, "new", "chjob") == 0
+    assert capfd.readouterr().out.endswith("\nstart it with: sbatch chjob.sh\n")
+
+
+@pytest.mark.parametrize("path", sorted((TOP / "sbatch-templates").iterdir()), ids=lambda path: path.stem)
+@pytest.mark.parametrize("image", ["", "/a b.qcow2"])
+def test_a_template_names_an_image_only_when_it_has_one(folder: Path, path: Path, image: str) -> None:
+    """Otherwise it is the launcher's to find one, or to say that there is none."""
+    (folder / "chrun").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (folder / "salloc").write_text('#!/bin/sh\nuntil [ "$1" = chrun ]; do shift; done\nexec "$@"\n')
+    for name in ("chrun", "salloc"):
+        (folder / name).chmod(0o755)
+    text = path.read_text()
+    assert text.count("\nIMAGE=\n") == 1
+    script = text.replace("\nIMAGE=\n", f"\nIMAGE={shlex.quote(image)}\n")
+    environment = {
+        "PATH": f"{folder}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": ".", "SLURM_JOB_ID": "42",
+        "SLURM_ARRAY_JOB_ID": "42", "SLURM_ARRAY_TASK_ID": "0",
+    }  # fmt: skip
+    argv = ["bash", "-c", script]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True, timeout=20)
+    words = done.stdout.splitlines()
+    data = words.index("--dir") + 2
+    rest = words[data:]
+    assert rest[:1] == [image] if image else rest[:1] in ([], ["--"])
+
+
 @pytest.mark.parametrize(("status", "outcome"), [(85, (0, "requeue 42\n")), (0, (0, "")), (3, (3, ""))])
 def test_the_status_of_a_job_that_ends_right_after_a_signal_counts(
     folder: Path, status: int, outcome: tuple[int, str]
@@ -97,7 +131,7 @@ def test_the_status_of_a_job_that_ends_right_after_a_signal_counts(
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
     (folder / "slow").write_text('kill() { builtin kill "$@" && sleep 0.5; }\n')
-    variables = {"BASH_ENV": "slow", "SLURM_SUBMIT_DIR": ".", "SLURM_JOB_ID": "42", "CHSLURM_IMAGE": "i"}
+    variables = {"BASH_ENV": "slow", "SLURM_SUBMIT_DIR": ".", "SLURM_JOB_ID": "42"}
     with subprocess.Popen(
         ["bash", TOP / "sbatch-templates/chrequeue.sh"],
         env={"PATH": f"{folder}:/usr/bin:/bin", **variables},
