@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import PurePath
 from typing import Any
@@ -17,11 +18,16 @@ from chslurm.environment import has_password
 from chslurm.errors import UsageError
 from chslurm.limits import NO_LIMITS, Limits
 from chslurm.request import RawOptions, Request, make_request
-from chslurm.siteconfig import LIMITS, SETTINGS, Kind, Setting
-from chslurm.units import parse_size_mib, parse_time_limit, render_duration, render_size
+from chslurm.siteconfig import LIMITS, SETTINGS, VARIABLES, Kind, Setting
+from chslurm.units import parse_size_mib, parse_time_limit, quote, render_duration, render_size
 
 _FIELDS = {"reserved_ram": "reserved_ram_mib"}
 """Limits whose names have a unit here."""
+
+_PREFIX = "CHSLURM_"
+
+_CLOSENESS = 0.9
+"""Of names that all begin with the same word: RMA is RAM, but USER is not CLUSTER."""
 
 
 class Origin(StrEnum):
@@ -48,6 +54,7 @@ class Settings:
 
     values: Mapping[str, Value]  # of all settings
     limits: Limits = NO_LIMITS
+    warnings: tuple[str, ...] = ()
 
     def find(self, name: str) -> str | None:
         """Return what somebody has said of a setting."""
@@ -66,7 +73,7 @@ def choose_values(configs: Iterable[tuple[Origin, Config]], environment: Mapping
     for setting in SETTINGS:
         if said := _find_variable(setting, environment):
             values[setting.name] = said
-    return Settings(values, limits)
+    return Settings(values, limits, tuple(_find_mistyped(environment)))
 
 
 def make_settled_request(options: RawOptions, cwd: PurePath, settings: Settings, *, in_job: bool) -> Request:
@@ -84,12 +91,13 @@ def make_settled_request(options: RawOptions, cwd: PurePath, settings: Settings,
         if (words := render_value(setting, value.text)) != render_value(setting, setting.default):
             told.setdefault(value.place, []).append(f"{setting.name} {words}")
     if filled["image"] is None:
-        raise UsageError("Missing argument 'IMAGE'", hint="no setting names one either; see --help")
+        hints = ("no setting names one either (CHSLURM_IMAGE=FILE)", "see --help", *settings.warnings)
+        raise UsageError("Missing argument 'IMAGE'", hint="; ".join(hints))
     request = make_request(filled, cwd, settings.limits)  # type: ignore[arg-type]
     if bounds := _render_bounds(request, filled):
         told.setdefault(settings.limits.file, []).extend(bounds)
     lines = tuple(f"{', '.join(words)} from {place}" for place, words in told.items())
-    return replace(request, proxies=proxies, settings=lines)
+    return replace(request, proxies=proxies, settings=lines, warnings=settings.warnings)
 
 
 def _find_said(settings: Settings, *, in_job: bool) -> Iterator[tuple[Setting, Value]]:
@@ -154,3 +162,11 @@ def _find_variable(setting: Setting, environment: Mapping[str, str]) -> Value | 
             shown = "not shown: it holds a password" if has_password(text) else text
             return Value(shown, Origin.VARIABLE, variable)
     return None
+
+
+def _find_mistyped(environment: Mapping[str, str]) -> Iterator[str]:
+    """Tell of variables that nobody reads and that are nearly one of ours. Others may begin like ours, too."""
+    for name, text in environment.items():
+        if text and name.startswith(_PREFIX) and name not in VARIABLES:
+            for meant in get_close_matches(name.upper(), VARIABLES, n=1, cutoff=_CLOSENESS):
+                yield f"variable {quote(name)}: unknown; did you mean {meant}?"

@@ -14,6 +14,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+DEBUG_VARIABLE = "CHSLURM_DEBUG"
+"""Set it to see where an unexpected error came from."""
+
 
 class ExitCode(IntEnum):
     """Exit statuses of the launcher that do not come from the job."""

@@ -126,7 +126,7 @@ def make_plan(request: Request, allocation: Allocation, facts: Facts) -> Plan:
         end_time_unix_s=allocation.end_time_unix_s,
         time_limit_s=request.time_limit_s,
         deadlines=make_deadlines(request, allocation, sizes),
-        warnings=(*facts.warnings, *warnings),
+        warnings=(*request.warnings, *facts.warnings, *warnings),
         settings=request.settings,
         log_mib=request.log_mib,
         slurm_version=allocation.slurm_version,

@@ -144,6 +144,7 @@ class Request:
     limits: Limits  # of the site
     proxies: Mapping[str, str] = field(default_factory=dict)  # for guests, beside those of the environment
     settings: tuple[str, ...] = ()  # what was chosen by settings and not by options, in words
+    warnings: tuple[str, ...] = ()  # of variables that are none
 
 
 def make_request(options: RawOptions, cwd: PurePath, limits: Limits) -> Request:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from chslurm.errors import DEBUG_VARIABLE
 from chslurm.kinds import Accelerator, NetworkKind, TunnelKind
 
 SITE_FILE = "/etc/charliecloud/config.toml"
@@ -19,6 +20,9 @@ USER_FILE = "~/.config/chslurm/config.toml"
 
 SITE_FILE_VARIABLE = "CHSLURM_SITE_CONFIG"
 """Names the site's file where there is no SITE_FILE: for module files."""
+
+CLUSTER_VARIABLE = "CHSLURM_CLUSTER"
+"""Names the cluster that commands mean when no other is named."""
 
 LIMITS_TABLE = "limits"
 
@@ -153,6 +157,9 @@ LIMITS = (
 )
 """What the site alone may set, in its table [limits]: nobody goes beyond it."""
 # fmt: on
+
+VARIABLES = (*(row.variable for row in SETTINGS if row.option), SITE_FILE_VARIABLE, CLUSTER_VARIABLE, DEBUG_VARIABLE)
+"""All of ours that the program reads; the proxies of the table are everybody's."""
 
 
 def find_setting(name: str) -> Setting | None:

@@ -58,9 +58,10 @@ def check(file: str | None, site: bool) -> None:
     from chslurm.host.configfiles import ConfigFile, find_config_files, read_config, read_settings
 
     if file is None:
-        read_settings(os.environ)
+        settings = read_settings(os.environ)
         files = ", ".join(str(each.path) for each in find_config_files(os.environ) if each.exists)
         click.echo(f"good: {files}, and variables" if files else "good: variables; there is no settings file")
+        _print_warnings(settings)
         return
     origin = Origin.SITE if site else Origin.USER
     read_config(ConfigFile(origin, make_path(file).absolute(), exists=True), os.environ)
@@ -86,6 +87,12 @@ def _print_tables(files: tuple[ConfigFile, ...], settings: Settings) -> None:
     click.echo()
     for file in files:
         click.echo(f"{file.origin}: {file.path}{'' if file.exists else ' (there is none)'}")
+    _print_warnings(settings)
+
+
+def _print_warnings(settings: Settings) -> None:
+    for warning in settings.warnings:
+        click.echo(f"warning: {warning}")
 
 
 def _print_json(files: tuple[ConfigFile, ...], settings: Settings) -> None:
@@ -110,5 +117,6 @@ def _print_json(files: tuple[ConfigFile, ...], settings: Settings) -> None:
         },
         "limits": {name: {"value": value, "place": settings.limits.file} for name, value in limits.items()},
         "files": {file.origin: {"path": str(file.path), "exists": file.exists} for file in files},
+        "warnings": settings.warnings,
     }
     click.echo(msgspec.json.format(msgspec.json.encode(told), indent=1).decode())

@@ -9,7 +9,7 @@ import traceback
 
 import click
 
-from chslurm.errors import ChslurmError, ExitCode
+from chslurm.errors import DEBUG_VARIABLE, ChslurmError, ExitCode
 
 
 class _NeverError(click.ClickException):
@@ -18,9 +18,6 @@ class _NeverError(click.ClickException):
 
 _NoCommandError: type[click.ClickException] = getattr(click.exceptions, "NoArgsIsHelpError", _NeverError)
 """What click raises for a group without a command: its message is the help. Before 8.2 click printed that itself."""
-
-DEBUG_VARIABLE = "CHSLURM_DEBUG"
-"""Set it to see where an unexpected error came from."""
 
 
 def run_command(command: click.Command, name: str) -> int:

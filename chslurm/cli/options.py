@@ -53,7 +53,8 @@ def make_path(path: str) -> Path:
 
 def choose_cluster(name: str | None, *, allow_ended: bool = False) -> Cluster:
     """Return the cluster that the user means, as `select_cluster` tells; by an absolute path from anywhere."""
-    from chslurm.host.clusters import CLUSTER_VARIABLE, select_cluster
+    from chslurm.host.clusters import select_cluster
+    from chslurm.siteconfig import CLUSTER_VARIABLE
 
     named = name or os.environ.get(CLUSTER_VARIABLE, "")
     cwd = Path("/") if os.path.isabs(named) else find_current_directory()

@@ -30,10 +30,8 @@ from chslurm.host.lock import is_held, read_machine
 from chslurm.host.staging import read_marker
 from chslurm.jobdir import JobDir
 from chslurm.plan import Plan, plan_from_json
+from chslurm.siteconfig import CLUSTER_VARIABLE
 from chslurm.units import LATEST_UNIX_S, quote
-
-CLUSTER_VARIABLE = "CHSLURM_CLUSTER"
-"""Names the cluster that commands mean when no other is named."""
 
 _ENTRY_MAX_BYTES = 16384
 _PLAN_MAX_BYTES = 64 << 20

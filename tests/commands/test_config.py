@@ -27,6 +27,7 @@ from chslurm.host import configfiles, place
 from chslurm.plan import User, plan_digest
 from chslurm.siteconfig import SETTINGS, SITE_FILE_VARIABLE
 
+NO_IMAGE = "chrun: Missing argument 'IMAGE'; no setting names one either (CHSLURM_IMAGE=FILE); see --help"
 Outcome = tuple[int, str, str]
 Command = Callable[..., Outcome]
 
@@ -279,6 +280,23 @@ def test_show_without_any(invoke: Command, no_settings: Path) -> None:
     assert {re.split("  +", line)[2] for line in out.splitlines()[1 : len(SETTINGS) + 1]} == {"default"}
 
 
+def test_a_mistyped_variable_is_a_warning(
+    invoke: Command, folder: Path, no_settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher tells it before anything starts, and goes on."""
+    monkeypatch.setenv("CHSLURM_RMA", "4G")
+    warning = "variable 'CHSLURM_RMA': unknown; did you mean CHSLURM_RAM?"
+    status, out, err = invoke(umbrella, "config", "check")
+    assert (status, out, err) == (0, f"good: variables; there is no settings file\nwarning: {warning}\n", "")
+    assert invoke(umbrella, "config", "show")[1].endswith(f"\nwarning: {warning}\n")
+    assert json.loads(invoke(umbrella, "config", "show", "--json")[1])["warnings"] == [warning]
+    assert warning in dry_run(invoke, "-n1", "image.qcow2")["warnings"]
+    status, out, _ = invoke(chrun, "-n1", "--explain", "image.qcow2")
+    assert (status, out.count(f"\nwarning:       {warning}\n")) == (0, 1)
+    status, _, err = invoke(chrun, "-n1")
+    assert (status, err) == (64, f"{NO_IMAGE}; {warning}\n")
+
+
 @pytest.mark.parametrize("words", [(), ("--site",)])
 def test_a_sample_passes_the_check_as_it_is_and_set(invoke: Command, tmp_path: Path, words: tuple[str, ...]) -> None:
     status, text, _ = invoke(umbrella, "config", "sample", *words)
@@ -352,7 +370,7 @@ def test_what_stands_after_dashes_is_never_the_image(
     assert invoke(chrun, *words, "--", "a") == (
         64,
         "",
-        "chrun: Missing argument 'IMAGE'; no setting names one either; see --help\n",
+        f"{NO_IMAGE}\n",
     )
     monkeypatch.setenv("CHSLURM_IMAGE", "images/image.qcow2")
     plan = dry_run(invoke, *words, "--", "a", "-b")

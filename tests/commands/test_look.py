@@ -27,13 +27,13 @@ from chslurm.cli.chrun import chrun
 from chslurm.cli.entry import run_command
 from chslurm.cli.main import chslurm
 from chslurm.cli.oneguest import oneguest
-from chslurm.host import clusters
 from chslurm.host.clusters import read_cluster, register_cluster
 from chslurm.host.lock import hold_lock
 from chslurm.jobdir import JobDir
 from chslurm.look import LogKind, choose_logs, print_logs
 from chslurm.plan import Mode, Plan, plan_to_json
 from chslurm.report import make_summary, summary_to_json
+from chslurm.siteconfig import CLUSTER_VARIABLE
 from chslurm.supervise import Supervisor
 
 FAKES = Path(__file__).parent.parent / "fakes" / "slurm"
@@ -59,7 +59,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home, a working directory, and a SLURM that knows job 42."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("XDG_STATE_HOME", clusters.CLUSTER_VARIABLE, "SLURM_JOB_ID"):
+    for name in ("XDG_STATE_HOME", CLUSTER_VARIABLE, "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", f"{FAKES}:{os.environ['PATH']}")
     monkeypatch.setenv("SQUEUE_STATES", "PENDING")
@@ -252,7 +252,7 @@ def test_an_absolute_path_means_the_same_where_no_directory_is(
     (tmp_path / "gone").rmdir()
     assert run("status", "-c", running.plan.job_dir)[::2] == (0, "")
     assert run("ps")[::2] == (0, "")
-    monkeypatch.setenv(clusters.CLUSTER_VARIABLE, running.plan.job_dir)
+    monkeypatch.setenv(CLUSTER_VARIABLE, running.plan.job_dir)
     assert run("logs")[::2] == (0, "")
     assert run("image", "info", "/no/image")[::2] == (64, "chslurm: image '/no/image': No such file or directory\n")
 
@@ -476,7 +476,7 @@ def test_bash_completes(start: Callable[..., Running], monkeypatch: pytest.Monke
     assert complete_in_bash("chslurm", "logs", "-w", "") == [""]  # which cluster is not clear
     assert complete_in_bash("chslurm", "logs", "-c", "x")[0] == "compopt -o dirnames"
     assert complete_in_bash("chslurm", "logs", "-c", "./")[0] == "compopt -o dirnames"
-    monkeypatch.setenv(clusters.CLUSTER_VARIABLE, "charlie.2")
+    monkeypatch.setenv(CLUSTER_VARIABLE, "charlie.2")
     assert complete_in_bash("chslurm", "logs", "-w", "") == ["0", "1"]
     assert complete_in_bash("chrun", "im")[0] == "compopt -o default"
     assert complete_in_bash("vcluster", "--dir", "da")[0] == "compopt -o dirnames"

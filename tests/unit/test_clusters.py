@@ -21,6 +21,7 @@ from chslurm.host.clusters import find_clusters, read_cluster, read_register, re
 from chslurm.host.lock import hold_lock
 from chslurm.jobdir import JobDir
 from chslurm.plan import Plan, plan_to_json
+from chslurm.siteconfig import CLUSTER_VARIABLE
 
 StartHead = Callable[..., Any]
 
@@ -29,7 +30,7 @@ StartHead = Callable[..., Any]
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The home of the user, with nothing in it."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("XDG_STATE_HOME", clusters.CLUSTER_VARIABLE):
+    for name in ("XDG_STATE_HOME", CLUSTER_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
@@ -307,10 +308,10 @@ def test_a_name_an_id_a_beginning_or_a_path(tmp_path: Path, start: StartHead, mo
         select_cluster("x", tmp_path)
     with pytest.raises(UsageError, match="chslurm ps shows them; name one that has ended by its job directory"):
         select_cluster("x", tmp_path, allow_ended=True)
-    monkeypatch.setenv(clusters.CLUSTER_VARIABLE, "charlie.12")
+    monkeypatch.setenv(CLUSTER_VARIABLE, "charlie.12")
     assert select_cluster(None, tmp_path / "a" / "charlie.1").plan == second
     assert select_cluster("charlie.1", tmp_path).plan == first
-    monkeypatch.setenv(clusters.CLUSTER_VARIABLE, "x")
+    monkeypatch.setenv(CLUSTER_VARIABLE, "x")
     with pytest.raises(UsageError, match="CHSLURM_CLUSTER 'x': none"):
         select_cluster(None, tmp_path)
 

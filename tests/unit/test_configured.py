@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -19,11 +19,14 @@ from chslurm.errors import UsageError
 from chslurm.kinds import NetworkKind, TunnelKind
 from chslurm.limits import NO_LIMITS, Limits
 from chslurm.request import NOTHING_ASKED, RawOptions, Request
-from chslurm.siteconfig import LIMITS, LIMITS_TABLE, SETTINGS, Kind, Setting, render_sample
+from chslurm.siteconfig import LIMITS, LIMITS_TABLE, SETTINGS, VARIABLES, Kind, Setting, render_sample
 
 SITE, USER = "/etc/charliecloud/config.toml", "/home/me/.config/chslurm/config.toml"
 ME = Person("/home/me", "me")
 CWD = PurePath("/work")
+TOP = Path(__file__).parents[2]
+FOR_BUILDING = {"CHSLURM_DISK_MIB", "CHSLURM_APT_SOURCES"}
+"""Told to the scripts that make an image, and read by nobody else."""
 
 
 def parse(text: str, *, site: bool = True) -> Config:
@@ -129,11 +132,50 @@ def test_empty_variables_say_nothing() -> None:
     assert settings.values["ram"].origin is Origin.DEFAULT
 
 
+@pytest.mark.parametrize(
+    ("mistyped", "meant"),
+    [
+        ("CHSLURM_RMA", "CHSLURM_RAM"),
+        ("CHSLURM_ram", "CHSLURM_RAM"),
+        ("CHSLURM_CORE", "CHSLURM_CORES"),
+        ("CHSLURM_TIMELIMIT", "CHSLURM_TIME_LIMIT"),
+        ("CHSLURM_CLSUTER", "CHSLURM_CLUSTER"),
+        ("CHSLURM_DEBUGG", "CHSLURM_DEBUG"),
+        ("CHSLURM_SITE_CONF", "CHSLURM_SITE_CONFIG"),
+    ],
+)
+def test_a_mistyped_variable_is_told(mistyped: str, meant: str) -> None:
+    warning = f"variable '{mistyped}': unknown; did you mean {meant}?"
+    assert settle(choose(environment={mistyped: "4G"})).warnings == (warning,)
+    assert settle(choose(environment={mistyped: ""})).warnings == ()
+
+
+def test_variables_of_others_are_none_of_ours() -> None:
+    """Those of tests, `misc/` and modules are passed over."""
+    found = {name for folder in ("misc", "tests/real", "tests/docs") for name in list_variables(TOP / folder)}
+    others = {*found, "CHSLURM_VERSION", "CHSLURM_HOME", "RMA", "SLURM_RMA"} - {*VARIABLES}
+    assert {"CHSLURM_BOX", "CHSLURM_USER", "CHSLURM_STATE"} < others
+    assert choose(environment=dict.fromkeys(others, "4")).warnings == ()
+    assert choose(environment={"CHSLURM_RAM": "4G", "CHSLURM_CLUSTER": "c"}).warnings == ()
+
+
+def test_all_variables_that_are_read_are_known() -> None:
+    assert list_variables(TOP / "chslurm") - {*VARIABLES} == FOR_BUILDING
+
+
+def list_variables(folder: Path) -> set[str]:
+    """The names of variables in the files below a folder."""
+    texts = [path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return {name for text in texts for name in re.findall(r"\bCHSLURM_[A-Z_]*[A-Z]\b", text)}
+
+
 def test_an_image_has_to_be_named_somewhere() -> None:
     assert settle(choose('image = "/x.qcow2"'), image=None).image == PurePath("/x.qcow2")
     assert settle(choose(environment={"CHSLURM_IMAGE": "x"}), image=None).image == CWD / "x"
     with pytest.raises(UsageError, match="Missing argument 'IMAGE'; no setting names one"):
         settle(choose(), image=None)
+    with pytest.raises(UsageError, match="; see --help; variable 'CHSLURM_IMGE': unknown; did you mean CHSLURM_IMAGE"):
+        settle(choose(environment={"CHSLURM_IMGE": "x"}), image=None)
     with pytest.raises(UsageError, match="IMAGE: empty"):
         settle(choose('image = "/x.qcow2"'), image="")
 
