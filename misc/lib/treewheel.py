@@ -19,7 +19,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent.parent
 LEAST = (3, 11)
 
 _WHEEL = re.compile(r"chslurm-(\d[A-Za-z0-9.!+_]*)-[^-]+-[^-]+-[^-]+\.whl")
-_ERROR = "ERROR: "
+_ERROR = re.compile(r"^ *ERROR: (?P<cause>.+)", re.M)
+_CRASH = "Exception:"
+"""What pip names as an error of which it knows nothing but the traceback."""
+_RAISED = re.compile(r"^( *)Traceback .+\n(?:\1 .*\n|\n)+\1(?P<cause>\S.*)", re.M)
 _LONGEST = 300
 _ASK = """import json, os, sys
 from importlib.util import find_spec
@@ -51,12 +54,16 @@ def find_python(name: str) -> Python:
     """Return the interpreter that is meant, which is never that of a venv. Raises Refused."""
     done = call([name, "-I", "-c", _ASK], f"can't use --python {name}")
     try:
-        program, major, minor, has_pip = json.loads(done)
-    except ValueError as error:
-        raise Refused(f"can't use --python {name}: it is not a Python") from error
-    if (major, minor) < LEAST:
-        raise Refused(f"can't use --python {name}: it is Python {major}.{minor}; chslurm needs 3.11 or newer")
-    return Python(program, (major, minor), has_pip)
+        answer = json.loads(done)
+    except ValueError:
+        answer = None
+    match answer:
+        case [str(program), int(major), int(minor), bool(has_pip)]:
+            if (major, minor) < LEAST:
+                raise Refused(f"can't use --python {name}: it is Python {major}.{minor}; chslurm needs 3.11 or newer")
+            return Python(program, (major, minor), has_pip)
+        case _:
+            raise Refused(f"can't use --python {name}: it is not a Python")
 
 
 def find_wheel(given: Path | None, wheelhouse: Path | None, python: Python, work: Path) -> Wheel:
@@ -115,6 +122,9 @@ def call(words: Sequence[str | Path], purpose: str, work: Path | None = None) ->
 
 def _pick_cause(text: str) -> str:
     """Return the last error that pip names, behind which it may go on for long; of other programs the last line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    causes = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
-    return (causes or lines or [""])[-1][:_LONGEST]
+    *_, cause = "", *(line.strip() for line in text.splitlines() if line.strip())
+    for error in _ERROR.finditer(text):
+        cause = error["cause"].strip()
+        if cause == _CRASH:
+            *_, cause = cause, *(raised["cause"].strip() for raised in _RAISED.finditer(text, error.end()))
+    return cause[:_LONGEST]

@@ -17,6 +17,32 @@ import pytest
 from fakewheel import make_fake_wheel
 
 INSTALL = Path(__file__).parent.parent.parent / "misc" / "install"
+_CRASHES = """\
+#!/bin/sh
+case $* in
+*" pip "*)
+    cat >&2 <<'.'
+  ERROR: Exception:
+  Traceback (most recent call last):
+    File "pip/base_command.py", line 180, in exc_logging_wrapper
+      status = run_func(*args)
+               ~~~~~~~~^^^^^^^
+  OSError: [Errno 28] No space left on device
+
+  During handling of the above exception, another exception occurred:
+
+  Traceback (most recent call last):
+    File "shutil.py", line 722, in rmtree
+      os.lstat(path, dir_fd=dir_fd)
+  OSError: [Errno 28] No space left on device
+and more
+.
+    exit 2 ;;
+esac
+echo "[\\"$0\\", 3, 11, true]"
+"""
+"""A Python whose pip meets what it has no words for."""
+
 Result = subprocess.CompletedProcess[str]
 Install = Callable[..., Result]
 
@@ -272,13 +298,18 @@ def test_what_can_not_be_installed(install: Install, prefix: Path, tmp_path: Pat
     (tmp_path / "chslurm-2.0-py3-none-any.whl").write_text("no wheel")
     (tmp_path / "other-2.0-py3-none-any.whl").touch()
     (tmp_path / "python").write_text("#!/bin/sh\necho '[\"/usr/bin/python3.9\", 3, 9, true]'\n")
-    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "number").write_text("#!/bin/sh\necho 7\n")
+    (tmp_path / "crash").write_text(_CRASHES)
+    for name in ("python", "number", "crash"):
+        (tmp_path / name).chmod(0o755)
     for words, message in {
         f"--wheel={tmp_path}/chslurm-2.0-py3-none-any.whl": "not a wheel",
         f"--wheel={tmp_path}/chslurm-3.0-py3-none-any.whl": "No such file or directory",
         f"--wheel={tmp_path}/other-2.0-py3-none-any.whl": "not the name of a wheel of chslurm",
         f"--python={tmp_path}/none": "can't use --python .*: No such file or directory",
         f"--python={tmp_path}/python": r"it is Python 3\.9; chslurm needs 3\.11 or newer",
+        f"--python={tmp_path}/number": "can't use --python .*: it is not a Python",
+        f"--python={tmp_path}/crash": r"can't make a wheel of .*: OSError: \[Errno 28\] No space left on device$",
         "--python=/bin/echo": "can't use --python /bin/echo: it is not a Python",
         f"--wheelhouse={tmp_path}/none": "can't use --wheelhouse .*/none: no such folder",
         f"--wheelhouse={tmp_path}/wheels": "can't make a wheel of .*: No matching distribution found for hatch",
