@@ -27,7 +27,7 @@ def paths(name: str | None, as_json: bool) -> None:
     """
     from chslurm.host.installation import find_installation
 
-    found = find_installation()
+    found = find_installation(name)
     if name is not None:
         if name not in found:
             raise UsageError(f"NAME {name!r}: unknown; use one of {', '.join(found)}")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import chslurm
-from chslurm.host.configfiles import find_config_files
+from chslurm.host.configfiles import find_config_files, find_user_file
 from chslurm.host.files import find_data
 from chslurm.site import CONFIG_FILE
 from chslurm.slurmjob import SETTINGS_FILE
@@ -24,13 +24,12 @@ _DATA = {
 """What users call it -> the folder of package data."""
 
 
-def find_installation() -> dict[str, Path | None]:
+def find_installation(wanted: str | None = None) -> dict[str, Path | None]:
     """Return where everything is by its name; None for what this installation has not.
 
-    Raises UsageError when it can't be told which file of settings is the site's.
+    Raises UsageError when it can't be told which file of settings is the site's, unless only another name is `wanted`.
     """
     tree = _find_tree()
-    site, own = find_config_files(os.environ)
     programs = tree / "bin" if tree else Path(sys.prefix) / "bin"
     return {
         "programs": programs if (programs / "chslurm").exists() else None,
@@ -39,8 +38,8 @@ def find_installation() -> dict[str, Path | None]:
         **{name: _existing(find_data(folder)) for name, folder in _DATA.items()},
         "modulefiles": _existing(tree.parent / "modulefiles") if tree else None,
         "modulefiles-tcl": _existing(tree.parent / "modulefiles-tcl") if tree else None,
-        "settings": site.path,
-        "settings-own": own.path,
+        "settings": find_config_files(os.environ)[0].path if wanted in (None, "settings") else None,
+        "settings-own": find_user_file(os.environ),
         "settings-workstation": Path(CONFIG_FILE),
         "settings-jobs": Path(SETTINGS_FILE),
     }

@@ -81,6 +81,15 @@ def test_settings_are_those_that_are_used(run: Run, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.usefixtures("tree")
+def test_a_wrong_name_of_the_settings_keeps_nobody_from_the_rest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHSLURM_SITE_CONFIG", "chslurm.toml")
+    for name in ("batch-templates", "settings-own", "settings-jobs"):
+        assert run(name)[::2] == (0, "")
+    for words in (["settings"], [], ["--json"]):
+        assert run(*words) == (64, "", "chslurm: CHSLURM_SITE_CONFIG: not a whole path; begin it with /\n")
+
+
+@pytest.mark.usefixtures("tree")
 def test_one_alone(run: Run) -> None:
     status, out, _ = run("batch-templates")
     assert (status, out.endswith("/sbatch-templates\n"), out.count("\n")) == (0, True, 1)
