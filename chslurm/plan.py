@@ -24,6 +24,8 @@ from chslurm.units import LATEST_UNIX_S
 PLAN_FORMAT = 3
 """Raised when a field changes its meaning; a host refuses a plan of another format."""
 
+DEFAULT_LOG_MIB = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -180,7 +182,9 @@ class Plan:
     warnings: tuple[str, ...]
     trial: bool = False  # hosts take part in a check of the network, and let it take their filters away
     settings: tuple[str, ...] = ()  # what was chosen by settings and not by options, for people
-    log_mib: int = 64  # the most that a guest's console takes in the job directory, and QEMU's words likewise
+    log_mib: int = (
+        DEFAULT_LOG_MIB  # the most that a guest's console takes in the job directory, and QEMU's words likewise
+    )
     control: bool = False  # of such a check: in a network that root has made without filters
     slurm_version: str = ""  # as its controller tells
 

@@ -18,12 +18,11 @@ import msgspec
 
 from chslurm.errors import UsageError
 from chslurm.limits import Limits, choose_allowed
-from chslurm.plan import Accelerator, NetworkKind, TunnelKind
+from chslurm.plan import DEFAULT_LOG_MIB, Accelerator, NetworkKind, TunnelKind
 from chslurm.units import parse_count, parse_size_mib, parse_time_limit, quote
 
 MAX_DIRECTORIES = 16
 DEFAULT_TMP_MIB = 4096
-DEFAULT_LOG_MIB = 64
 
 _LEAST_TMP_MIB = 256
 _LEAST_LOG_MIB = 8

@@ -117,7 +117,7 @@ SETTINGS = (
     _setting("tmp_dir", "--tmp-dir", Kind.PATH, "the job directory, or TMPDIR of a node if that is across the network",
              '"/local"', "Where the disk of /ch/tmp lies on each node."),
     _setting("log_size", "--log-size", Kind.SIZE, "64M", '"16M"',
-             "The most that a guest's console takes in the job directory, and what QEMU says likewise."),
+             "The most that a guest's console takes in the job directory, and what QEMU says as much again."),
     _setting("time_limit", "--time-limit", Kind.TIME, "none", '"8:00:00"',
              "When a cluster is ended, counted from its start."),
     _setting("boot_timeout", "--boot-timeout", Kind.SECONDS, "by what is known of the hosts", "600",

@@ -60,7 +60,9 @@ A job may end with the same numbers: run/summary.json in the job directory names
 @click.option("--tmp-size", metavar="SIZE", help="Size of /ch/tmp and swap, sparse. Default: 4G.")
 @click.option("--tmp-dir", type=DIR, help="Where the disk of /ch/tmp lies on each node.")
 @click.option(
-    "--log-size", metavar="SIZE", help="The most that a guest's console takes in the job directory. Default: 64M."
+    "--log-size",
+    metavar="SIZE",
+    help="The most that a guest's console takes in the job directory, and what QEMU says as much again. Default: 64M.",
 )
 @click.option("--time-limit", metavar="TIME", help="End the cluster after MINUTES, H:MM:SS or D-HH:MM:SS.")
 @click.option("--boot-timeout", metavar="SECONDS", help="Give up when a guest is not ready after so long.")

@@ -70,7 +70,7 @@ VALUES: dict[str, list[str]] = {
 }
 FIELDS = {
     "guests": "guest_ct", "ram": "ram_mib", "jobbase": "job_base", "jobname": "job_name", "tmp_size": "tmp_mib",
-    "log_size": "log_mib",    "time_limit": "time_limit_s", "boot_timeout": "boot_timeout_s", "accel": "accelerator",
+    "log_size": "log_mib", "time_limit": "time_limit_s", "boot_timeout": "boot_timeout_s", "accel": "accelerator",
 }  # fmt: skip
 
 

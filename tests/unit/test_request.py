@@ -16,6 +16,9 @@ from chslurm.plan import Accelerator, TunnelKind
 from chslurm.request import MAX_DIRECTORIES, Request
 
 RequestMaker = Callable[..., Request]
+OF_ONE_WORD = [
+    "image", "guests", "job", "jobdir", "jobbase", "jobname", "cores", "ram", "tmp_size", "log_size", "accel", "tunnel",
+]  # fmt: skip
 
 
 def test_defaults(request_of: RequestMaker) -> None:
@@ -110,9 +113,7 @@ def test_what_is_refused(request_of: RequestMaker, options: dict[str, Any], word
 
 
 @given(
-    name=st.sampled_from(
-        ["image", "guests", "job", "jobdir", "jobbase", "jobname", "cores", "ram", "tmp_size", "log_size", "accel"]
-    ),
+    name=st.sampled_from(OF_ONE_WORD),
     text=st.one_of(st.text(), st.text(alphabet="0123456789GMKT-;,\0\n\udcff./")),
 )
 def test_any_text_makes_a_request_or_an_error(request_of: RequestMaker, name: str, text: str) -> None:
