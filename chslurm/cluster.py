@@ -200,7 +200,7 @@ class Head:
         """Take in what happens until the cluster is over."""
         turn_s = time.monotonic()
         next_renewal_s = turn_s
-        with start_journal(self.job_dir.events, self.job_dir.root, self.progress.note) as journal:
+        with start_journal(Path(self.job_dir.events), Path(self.job_dir.root), self.supervisor.notes.append) as journal:
             self._journal_phase(journal)  # when it all began
             while not self.supervisor.over:
                 happenings = self.step.take(_TICK_S)
@@ -216,6 +216,7 @@ class Head:
                     next_renewal_s = turn_s + self.plan.deadlines.beat_s
                     renew_job_dir(self.plan)
                 self._journal_phase(journal)
+                journal.look(turn_s)
                 self._show()
         self._linger()
         self.viewers.give_back()
@@ -230,8 +231,9 @@ class Head:
             if self.supervisor.phase < Phase.POWERING_DOWN and cause is Cause.INTERRUPTED:
                 self.progress.note(_ONCE_MORE)
             return self.supervisor.on_signal(cause, text, now_s)
-        line = msgspec.json.encode({"unix_s": round(time.time(), 3), **msgspec.to_builtins(happening)})
-        journal.write(line + b"\n")
+        if happening.kind is not EventKind.PULSE:  # for weeks, of each host
+            line = msgspec.json.encode({"unix_s": round(time.time(), 3), **msgspec.to_builtins(happening)})
+            journal.write(line + b"\n")
         if happening.kind is EventKind.GUEST_STARTED:
             self.viewers.show(self.plan.job_dir, happening.guest)
         if self.trial:

@@ -14,6 +14,9 @@ from chslurm.report import Summary, parse_summary
 CHUNK_BYTES = 1 << 16
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LINE_MAX_BYTES = 1 << 16
+_PULSE = b'"kind":"pulse"'
+"""No text can be this: in JSON its quotes are escaped."""
+
 _SUMMARY_MAX_BYTES = 16 << 20
 
 
@@ -75,13 +78,13 @@ class FollowedFile:
 def read_journal(path: PurePath) -> Iterator[bytes]:
     """Yield the lines of a journal, none when it is not there; one that is too long comes in parts.
 
-    Pulses are left out: they are most of a journal, and tell no more than that a host was there.
+    Pulses are left out: they were most of a journal when they were written, and tell only that a host was there.
     """
     with _Opened(path) as (fd, found):
         if found is not None:
             with open(fd, "rb", closefd=False) as file:
                 while line := file.readline(_LINE_MAX_BYTES):
-                    if b'"pulse"' not in line:
+                    if _PULSE not in line:
                         yield line
 
 

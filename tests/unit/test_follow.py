@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from chslurm.host import follow
 from chslurm.host.follow import CHUNK_BYTES, FollowedFile, read_journal
+from chslurm.messages import Event, EventKind, encode_event
 
 
 @pytest.fixture
@@ -92,8 +93,13 @@ def test_the_last_lines_are_those_of_tail(tmp_path_factory: pytest.TempPathFacto
 
 
 def test_pulses_are_left_out_of_a_journal(path: Path) -> None:
-    path.write_bytes(b'{"kind":"node_up"}\n' + b'{"kind":"pulse","host":7}\n' * 1000 + b'{"kind":"node_done"}\n')
-    assert list(read_journal(path)) == [b'{"kind":"node_up"}\n', b'{"kind":"node_done"}\n']
+    pulse = encode_event(Event(EventKind.PULSE, 7))
+    others = [
+        encode_event(Event(EventKind.NODE_UP, 7)),
+        *(encode_event(Event(EventKind.GUEST_STAGE, 7, 0, text=text)) for text in ("pulse", '"kind":"pulse"')),
+    ]
+    path.write_bytes(pulse * 1000 + (pulse * 2).join(others))
+    assert list(read_journal(path)) == others
 
 
 def test_lines_of_any_length_end(path: Path) -> None:
