@@ -198,8 +198,7 @@ class Head:
 
     def supervise(self) -> Summary:
         """Take in what happens until the cluster is over."""
-        turn_s = time.monotonic()
-        next_renewal_s = turn_s
+        turn_s = next_renewal_s = time.monotonic()
         with start_journal(Path(self.job_dir.events), Path(self.job_dir.root), self.supervisor.notes.append) as journal:
             self._journal_phase(journal)  # when it all began
             while not self.supervisor.over:

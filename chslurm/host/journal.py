@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,14 +59,25 @@ class Journal:
             self._room.look(self._file.fileno(), self._error, now_s)
 
 
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """What is said of it, and when it is over."""
+
+    words: str
+    over: str
+
+
 class _Room:
     """What is known of the room in a folder, and what was said about it."""
 
     def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
         self._folder = folder
         self._note = note
-        self._full = f"no room left in {folder}: jobs that print wait until there is"
-        self._said = ""  # and not taken back
+        self._full = _Trouble(
+            f"no room left in {folder}: jobs that print wait until there is",
+            f"there is room in {folder} again: jobs that print go on",
+        )
+        self._told: _Trouble | None = None
         self._next_look_s = self._next_note_s = self._next_try_s = 0.0
         self._quota_is_used_up = False
 
@@ -76,21 +88,20 @@ class _Room:
         """Say what has changed, at most once a minute; `error` is what the journal has met, in the file `fd`."""
         self._next_look_s = now_s + _LOOK_S
         trouble = self._find_trouble(fd, error, now_s)
-        if trouble == self._said or now_s < self._next_note_s:
+        if trouble == self._told or now_s < self._next_note_s:
             return
         self._next_note_s = now_s + _NOTE_S
-        again = (
-            "there is room in {} again: jobs that print go on"
-            if self._said == self._full
-            else "{} can be written again"
-        )
-        self._note(trouble or again.format(self._folder))
-        self._said = trouble
+        if trouble:
+            self._note(trouble.words)
+        elif self._told:
+            self._note(self._told.over)
+        self._told = trouble
 
-    def _find_trouble(self, fd: int, error: OSError | None, now_s: float) -> str:
+    def _find_trouble(self, fd: int, error: OSError | None, now_s: float) -> _Trouble | None:
         if error is not None and error.errno not in _NO_ROOM:
-            return f"can't write into {self._folder}: {error.strerror or type(error).__name__}"
-        return self._full if error is not None or self._is_full(fd) or self._is_out_of_quota(now_s) else ""
+            why = error.strerror or type(error).__name__
+            return _Trouble(f"can't write into {self._folder}: {why}", f"{self._folder} can be written again")
+        return self._full if error is not None or self._is_full(fd) or self._is_out_of_quota(now_s) else None
 
     def _is_full(self, fd: int) -> bool:
         try:
@@ -98,7 +109,7 @@ class _Room:
         except OSError:
             return False
         free = found.f_bavail if os.geteuid() else found.f_bfree  # the rest is kept for root
-        least_bytes = _ROOM_BYTES if self._said == self._full else _FULL_BYTES
+        least_bytes = _ROOM_BYTES if self._told == self._full else _FULL_BYTES
         return found.f_blocks > 0 and free * found.f_frsize < least_bytes
 
     def _is_out_of_quota(self, now_s: float) -> bool:

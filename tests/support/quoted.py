@@ -14,7 +14,7 @@ _LEAST_LETTERS = 8
 _LEAST_LETTERS_BEFORE_HINT = 4
 """What a message has to have outside of its gaps, so that it is not just any line."""
 
-_TAKERS = re.compile(r"\w*Error|_end|_late|Choice")
+_TAKERS = re.compile(r"\w*Error|_end|_late|_Trouble|Choice")
 """Functions whose arguments are messages."""
 
 
