@@ -11,8 +11,12 @@ from realbox import Box, choose_user, start_box
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest that is a file of its own, so that no worker has it to do when the others are done."""
+    """Begin with the longest that is a file of its own, so that no worker has it to do when the others are done.
+
+    End with those that have to be done within SLURM's KillWait: then nothing else runs beside them any more.
+    """
     items.sort(key=lambda item: item.path.name != "test_wireguard.py")
+    items.sort(key=lambda item: "kill_wait" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
