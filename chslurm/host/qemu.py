@@ -208,6 +208,8 @@ def start_qemu(
         machine = replace(machine, qmp_fd=qmp_fd, control_fd=control_fd, console_fd=console_fd)
         argv, env = make_qemu_argv(machine, program), make_qemu_environment(machine)
         process = spawn(argv, stdout=words_fd, stderr=words_fd, env=env, pass_fds=machine.fds, deaf_to=deaf_to)
+    for each in (console, log):
+        each.start()
     qmp, control, screen, words = (_PatientSocket(fileno=end.detach()) for end in ours)
     for end in (qmp, control, screen, words):
         end.setblocking(False)

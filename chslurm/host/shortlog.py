@@ -43,6 +43,10 @@ class ShortLog:
         self._before_bytes = 0
         self._gone_bytes = 0
 
+    def start(self) -> None:
+        """Have it there, for those who look before anything is written."""
+        self._write(b"")
+
     async def write(self, data: bytes) -> None:
         """Have it written soon."""
         self._waiting += data

@@ -50,6 +50,14 @@ def test_a_short_log_is_left_alone(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [NAMES[2]]
 
 
+def test_it_is_there_before_anything_is_written(tmp_path: Path) -> None:
+    ShortLog(tmp_path / "none" / NAMES[2], PART).start()  # where it can't be, nothing ends for that
+    log = ShortLog(tmp_path / NAMES[2], PART)
+    log.start()
+    assert (tmp_path / NAMES[2]).stat().st_mode & 0o777 == 0o600
+    asyncio.run(log.finish())
+
+
 def test_what_is_there_already_counts(tmp_path: Path) -> None:
     (tmp_path / NAMES[2]).write_bytes(b"early\n")
     assert write(tmp_path, b"a" * PART)[0] == b"early\n" + b"a" * (PART - 6)
