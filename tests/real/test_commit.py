@@ -61,6 +61,7 @@ def info(box: Box) -> dict[str, Any]:
     return look
 
 
+@pytest.mark.long  # the tutorial commits and boots what it has committed; tests/commands has the rest
 def test_what_is_committed_is_booted_next(box: Box, image: Path) -> None:
     before, was = info(box), identity(image)
     assert [entry["deed"] for entry in before["history"]] == ["built"]

@@ -240,6 +240,7 @@ def make_packages(folder: Path) -> None:
     (folder / "Packages").write_text("\n".join(entries))
 
 
+@pytest.mark.long  # the tutorial installs one
 def test_packages_are_installed_over_the_network_and_through_a_proxy(box: Box) -> None:
     user = pwd.getpwnam(box.user)
     make_packages(box.folder)

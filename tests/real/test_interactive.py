@@ -79,6 +79,7 @@ def shut_down(job: Job, head: subprocess.Popen[str]) -> None:
         assert re.search(rf"^deleted \S+/run/{guest}.tmp.qcow2\noneguest done$", log, re.M), log
 
 
+@pytest.mark.long  # the tutorial works in guests by hand, and a template leads there from salloc
 def test_in_an_allocation(box: Box) -> None:
     script = box.write("job.sh", SCRIPT)
     with start_head(box, "salloc", "-N2", "chrun", "--interactive", "--job", script) as (job, head):
