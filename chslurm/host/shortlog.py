@@ -76,6 +76,7 @@ class ShortLog:
             while data:
                 if self._size >= self._part_bytes:
                     self._file = self._begin_anew(self._file)
+                    self._tell_rest()
                 written = self._file.write(data[: self._part_bytes - self._size])
                 self._size += written
                 data = data[written:]
@@ -99,10 +100,15 @@ class ShortLog:
                 self._gone_bytes += self._before_bytes
                 self._before_bytes = size
             self._has_first = True
-        self._size = self._line_size = file.write(f"[chslurm: {self._tell_rest()}]\n".encode())
+        self._size = self._line_size = 0
         return file
 
-    def _tell_rest(self) -> str:
+    def _tell_rest(self) -> None:
+        """Begin the file with a line of ours. When there is no room for that, there is none for what follows either."""
+        assert self._file is not None
+        self._size = self._line_size = self._file.write(f"[chslurm: {self._describe_rest()}]\n".encode())
+
+    def _describe_rest(self) -> str:
         gone = f"{self._gone_bytes} bytes"
         if self._before_bytes:
             between = f"the beginning in {self._first.name}, {gone} between them are gone"

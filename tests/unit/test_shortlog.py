@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 import re
 import resource
@@ -125,6 +126,20 @@ def test_a_full_disk_loses_what_comes_and_ends_nothing(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert write(tmp_path, b"z")[2] == b"x" * 700 + b"z"
+
+
+def test_a_disk_that_is_full_when_a_file_begins_takes_nothing_from_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.FileIO):
+        def write(self, data: object) -> int:
+            if os.fstat(self.fileno()).st_size == 0 and (tmp_path / NAMES[0]).exists():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shortlog, "open_append", lambda path: Full(path, "a"))
+    first, before, newest = write(tmp_path, b"a" * PART, b"b", b"c", b"d")
+    assert (first, before, newest) == (b"a" * PART, b"", b"")
 
 
 def test_one_that_is_taken_away_begins_anew(tmp_path: Path) -> None:
